@@ -1,0 +1,355 @@
+//! What user code may patch, close, replace or fork while the interpreter goes on (DESIGN 3).
+
+use crate::cells::{check, failure, has, lacks, py, SOON, WORKERS_WORDS};
+use crate::client::Server;
+use crate::procs;
+use serde_json::json;
+use std::time::Instant;
+
+#[test]
+fn user_code_may_patch_what_the_worker_uses() {
+    let mut server = Server::start();
+    let pid = server.worker_pid();
+    server.ok(&py("
+        import builtins, io, json, json.decoder, json.encoder, linecache
+        import os, signal, sys, textwrap, time, traceback, types
+        def broken(*_, **__):
+            raise RuntimeError('patched')
+        "));
+    // They pile up: none is taken back.
+    for target in [
+        "json.dumps",
+        "json.loads",
+        "json.JSONEncoder.default",
+        "json.JSONEncoder.__init__",
+        "json.JSONEncoder.encode",
+        "json.JSONEncoder.iterencode",
+        "json.JSONDecoder.decode",
+        "json.JSONDecoder.raw_decode",
+        "json.encoder.encode_basestring",
+        "json.encoder.encode_basestring_ascii",
+        "json.encoder.c_make_encoder",
+        "json.decoder.WHITESPACE",
+        "time.sleep",
+        "time.time",
+        "os.write",
+        "os.read",
+        "os.dup2",
+        "os.dup",
+        "os.fstat",
+        "os.getpid",
+        "os._exit",
+        "os.getcwd",
+        "os.open",
+        "os.close",
+        "signal.signal",
+        "signal.getsignal",
+        "sys.exit",
+        "sys.displayhook",
+        "sys.excepthook",
+        "linecache.getline",
+        "linecache.checkcache",
+        "linecache.updatecache",
+        "traceback.format_exception",
+        "traceback.print_exc",
+        "traceback.TracebackException.format",
+        "traceback.TracebackException.__init__",
+        "textwrap.dedent",
+        "types.ModuleType",
+        "io.StringIO",
+        "io.TextIOWrapper",
+        "io.open",
+        "builtins.print",
+        "builtins.repr",
+        "builtins.len",
+        "builtins.open",
+        "builtins.input",
+        "builtins.compile",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.sorted",
+        "builtins.zip",
+        "builtins.getattr",
+        "builtins.type",
+        "builtins.int",
+        "builtins.list",
+        "builtins.tuple",
+        "builtins.str",
+        "builtins.isinstance",
+        "builtins.BaseException",
+        "builtins.KeyboardInterrupt",
+        "builtins.SystemExit",
+    ] {
+        server.remark(target);
+        check(&mut server, &format!("{target} = broken"), "");
+        check(&mut server, "'lower é ' + 'text'", "'lower é text'");
+        let text = failure(&mut server, "1/0");
+        has(&mut server, &text, &["ZeroDivisionError"]);
+        check(&mut server, "sys.stdout.write('written\\n') and None", "written");
+    }
+    let text = server.call("list_vars", json!({})).text;
+    has(&mut server, &text, &["broken, builtins, io, "]);
+    assert_eq!(server.call("reset", json!({})).text, "Scope cleared (12 items removed)");
+    assert_eq!(server.call("list_vars", json!({})).text, "No variables defined");
+    assert!(procs::is_alive(pid));
+}
+
+#[test]
+fn user_code_may_shadow_and_delete_names_and_modules() {
+    let mut server = Server::start();
+    let pid = server.worker_pid();
+    for code in [
+        "print = len = repr = open = input = exec = eval = compile = None",
+        "sys = os = json = scope = send = serve = cells = armed = loop = control = main = None",
+        "__name__ = __doc__ = __spec__ = __loader__ = None",
+        "globals()[3] = 'no name'",
+        "__builtins__ = None",
+        "del __builtins__",
+        "globals().clear()",
+        "import sys; sys.modules['__main__'] = None",
+        "for name in ('json', 'traceback', 'linecache', 'io', 'os', 'asyncio'): sys.modules.pop(name, None)",
+        "sys.modules['odd'] = None; sys.modules[3] = 4",
+        "sys.modules = None",
+        "sys.path[:] = []; sys.meta_path[:] = []; sys.path_hooks[:] = []; sys.path = None",
+        "sys.modules.clear()",
+    ] {
+        server.exec(code);
+        check(&mut server, "6 * 7", "42");
+        let text = failure(&mut server, "1/0");
+        has(&mut server, &text, &["ZeroDivisionError"]);
+        server.exec("import asyncio, ctypes\nawait asyncio.sleep(0)");
+        let listed = server.call("list_vars", json!({}));
+        assert!(!listed.is_error, "{}", listed.text);
+    }
+    // Before anything was imported, too.
+    let mut fresh = Server::start();
+    fresh.ok("import sys; sys.modules = None");
+    check(&mut fresh, "6 * 7", "42");
+    server.call("reset", json!({}));
+    check(&mut server, "__name__, sorted(print.__class__.__name__)[:1]", "('__main__', ['_'])");
+    assert!(procs::is_alive(pid));
+}
+
+#[test]
+fn user_code_may_trace_and_profile_and_limit_itself() {
+    let mut server = Server::start();
+    let pid = server.worker_pid();
+    server.ok("import sys\ndef broken(*_): raise ValueError('from the tracer')\nplain = sys.getrecursionlimit()");
+    for code in ["sys.settrace(broken)", "sys.setprofile(broken)", "sys.setprofile(None)", "sys.setrecursionlimit(40)"]
+    {
+        server.remark(code);
+        server.exec(code);
+        server.exec("def f(): return 1/0\nf()");
+        server.exec("x = [");
+        server.exec("sys.settrace(None); sys.setprofile(None)");
+        check(&mut server, "6 * 7", "42");
+    }
+    check(&mut server, "sys.setrecursionlimit(plain)", "");
+    check(
+        &mut server,
+        "
+        lines = []
+        def tracer(frame, event, argument):
+            lines.append((frame.f_code.co_name, event, frame.f_lineno))
+            return tracer
+        def traced():
+            a = 1
+            return a
+        sys.settrace(tracer)
+        traced()
+        sys.settrace(None)
+        lines
+        ",
+        "[('traced', 'call', 5), ('traced', 'line', 6), ('traced', 'line', 7), ('traced', 'return', 7)]",
+    );
+    assert!(procs::is_alive(pid));
+}
+
+// ---- streams and descriptors ---------------------------------------------------------------------
+
+#[test]
+fn a_cell_may_close_or_replace_the_standard_streams() {
+    let mut server = Server::start();
+    let pid = server.worker_pid();
+    server.ok("import io, os, sys");
+    for code in [
+        "sys.stdout.close()",
+        "sys.stderr.close()",
+        "sys.stdin.close()",
+        "sys.stdout = None",
+        "sys.stderr = None",
+        "sys.stdin = None",
+        "del sys.stdout",
+        "del sys.stderr, sys.stdin",
+        "sys.stdout.buffer.close()",
+        "sys.stdout.detach()",
+        "sys.stdout.buffer.detach()",
+        "os.close(1)",
+        "os.close(2)",
+        "os.close(0)",
+        "os.closerange(0, 3)",
+        "os.dup2(os.open('/dev/null', os.O_WRONLY), 1)",
+        "os.dup2(os.open('other.txt', os.O_WRONLY | os.O_CREAT), 2)",
+        "os.dup2(1, 2)",
+        "os.dup2(2, 1)",
+        "sys.__stdout__.close()",
+        "sys.__stdout__ = sys.__stderr__ = sys.__stdin__ = None",
+    ] {
+        server.remark(code);
+        server.exec(code);
+        check(&mut server, "print('out')\nprint('err', file=sys.stderr)\n6 * 7", "out\nerr\n42");
+        check(&mut server, "os.system('echo child; echo child error >&2')", "child\nchild error\n0");
+        let text = failure(&mut server, "input()");
+        has(&mut server, &text, &["EOFError"]);
+    }
+    assert!(procs::is_alive(pid));
+}
+
+#[test]
+fn a_descriptor_that_is_mended_is_told() {
+    let mut server = Server::start();
+    let text = server.ok("import os\nprint('before')\nos.close(1)");
+    has(&mut server, &text, &["before\n[mcp-py: ", "descriptor 1"]);
+    check(&mut server, "print('heard')", "heard");
+    // A file that took the free number has it for the rest of the cell.
+    let text =
+        server.ok("os.close(2)\nfile = open('taken.txt', 'w')\nprint(file.fileno(), file.write('x'))\nfile.flush()");
+    has(&mut server, &text, &["2 1\n[mcp-py: ", "descriptor 2"]);
+    check(&mut server, "import sys; print('heard', file=sys.stderr)\nopen('taken.txt').read()", "heard\n'x'");
+}
+
+#[test]
+fn a_stream_of_the_users_own_stays_until_the_user_takes_it_back() {
+    let mut server = Server::start();
+    check(&mut server, "import io, sys\nreal = sys.stdout\nsys.stdout = io.StringIO()\nprint('caught')", "");
+    check(&mut server, "print('too')\nsys.stdout.getvalue()", "'caught\\ntoo\\n'");
+    check(&mut server, "sys.stdout = real\nprint('back')", "back");
+    for flush in ["raise ValueError", "raise KeyboardInterrupt", "raise SystemExit(2)", "print('flushed', file=real)"] {
+        server.ok(&format!(
+            "class W:\n    def write(self, text): real.write(text.upper())\n    \
+             def flush(self): {flush}\nsys.stdout = W()"
+        ));
+        let text = server.ok("print('loud')");
+        assert!(text.starts_with("LOUD"), "{text}");
+        server.ok("sys.stdout = real");
+    }
+    // Text that such a stream still holds is the cell's.
+    let code = "sys.stdout = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False))\nprint('buffered')\n1/0";
+    let text = failure(&mut server, code);
+    assert!(text.starts_with("buffered\nTraceback"), "{text}");
+    check(&mut server, "sys.stdout = object()", "");
+    check(&mut server, "6 * 7", "42");
+    check(&mut server, "sys.stdout = real\nimport contextlib", "");
+    let redirect = "with contextlib.redirect_stdout(io.StringIO()) as text:\n    print('in')";
+    check(&mut server, redirect, "");
+    check(&mut server, "print('normal')\ntext.getvalue()", "normal\n'in\\n'");
+}
+
+#[test]
+fn closing_every_descriptor_is_a_death_that_is_told() {
+    let mut server = Server::start();
+    let text = failure(&mut server, "import os\nprint('before')\nos.closerange(3, 1024)");
+    has(&mut server, &text, &["before", "[mcp-py: ", "variables are gone"]);
+    check(&mut server, "6 * 7", "42");
+}
+
+// ---- forked children -----------------------------------------------------------------------------
+
+#[test]
+fn a_forked_child_that_falls_through_leaves_quietly_and_never_answers() {
+    let mut server = Server::start();
+    server.ok("import os, sys");
+    for (end, told, status) in [
+        ("print('child')", "child", 0),
+        ("1/0", "ZeroDivisionError: division by zero", 1),
+        ("sys.exit(7)", "", 7),
+        ("sys.exit('a text')", "a text", 1),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", 1),
+        ("sys.stdout.write('unflushed')", "unflushed", 0),
+    ] {
+        let code = format!(
+            "child = os.fork()\nif child == 0:\n    {end}\nelse:\n    status = os.waitpid(child, 0)[1]\n    \
+             print('parent', os.WEXITSTATUS(status), status & 127)"
+        );
+        let text = server.ok(&code);
+        has(&mut server, &text, &[told, &format!("parent {status} 0")]);
+        assert_eq!(text.matches("parent").count(), 1, "{text}");
+        lacks(&mut server, &text, &WORKERS_WORDS);
+        check(&mut server, "6 * 7", "42");
+    }
+    // The result is the parent's; also where the child comes from a repr, or the parent does not wait.
+    check(&mut server, "child = os.fork()\nif child: os.waitpid(child, 0)\n'parent' if child else 'child'", "'parent'");
+    check(
+        &mut server,
+        "
+        class R:
+            def __repr__(self):
+                child = os.fork()
+                child and os.waitpid(child, 0)
+                return 'parent' if child else 'child'
+        R()
+        ",
+        "parent",
+    );
+    check(
+        &mut server,
+        "import asyncio\nchild = os.fork()\nawait asyncio.sleep(0)\nchild and os.waitpid(child, 0)[1]",
+        "0",
+    );
+    for round in 0..30 {
+        check(&mut server, &format!("child = os.fork()\n{round}"), &round.to_string());
+        check(&mut server, "child and os.waitpid(child, 0)[1]", "0");
+    }
+}
+
+#[test]
+fn what_a_forked_child_has_not_flushed_yet_is_not_doubled() {
+    let mut server = Server::start();
+    let code = "import os, sys\nsys.stdout.write('once')\nchild = os.fork()\nif child: os.waitpid(child, 0)";
+    // In a plain interpreter each of the two flushes what was in the buffer: so it is here.
+    check(&mut server, code, "onceonce");
+    check(&mut server, "6 * 7", "42");
+}
+
+// ---- stdin ---------------------------------------------------------------------------------------
+
+#[test]
+fn stdin_is_empty_and_says_so_at_once() {
+    let mut server = Server::start();
+    server.ok("import getpass, os, subprocess, sys");
+    let start = Instant::now();
+    for code in [
+        "input()",
+        "input('name? ')",
+        "sys.stdin.read()",
+        "sys.stdin.read(1)",
+        "sys.stdin.readline()",
+        "sys.stdin.readlines()",
+        "for line in sys.stdin: pass",
+        "next(sys.stdin)",
+        "list(sys.stdin)",
+        "sys.stdin.buffer.read()",
+        "getpass.getpass()",
+        "import fileinput\nfor line in fileinput.input('-'): pass",
+    ] {
+        let text = failure(&mut server, code);
+        has(&mut server, &text, &["EOFError: ", "stdin is empty"]);
+    }
+    check(&mut server, "os.system('cat')", "0");
+    check(&mut server, "os.read(0, 10), subprocess.run(['cat'], stdout=subprocess.PIPE).stdout", "(b'', b'')");
+    check(
+        &mut server,
+        "os.system('read x; echo $?; cat /dev/tty 2>/dev/null || echo no terminal')",
+        "1\nno terminal\n0",
+    );
+    check(
+        &mut server,
+        "sys.stdin.isatty(), sys.stdin.fileno(), sys.stdin.readable(), sys.stdin.closed",
+        "(False, 0, True, False)",
+    );
+    for code in ["breakpoint()", "import pdb; pdb.set_trace()", "import code; code.interact()", "help()"] {
+        server.exec(code);
+        check(&mut server, "6 * 7", "42");
+    }
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}

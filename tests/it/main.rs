@@ -1,0 +1,28 @@
+//! One integration crate: it starts the real binary and talks to it as a host would.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | client | a host: starts servers, sends and receives with deadlines, keeps the transcript |
+//! | procs | what the kernel says about processes; waiting until something is so |
+//! | protocol | what comes on stdin, and what goes out on stdout |
+//! | shutdown | the ways a server ends, and what is left behind: nothing |
+//! | cells | the world that a cell's code sees, and how a cell ends |
+//! | abuse | what user code may patch, close, replace or fork |
+//! | output | what a cell answers: order, completeness, truncation, files |
+//! | interrupts | time-outs, interrupts, deaths, and what is said of them |
+//! | tools | the seven tools and their contracts |
+//! | host | what the server learns about the process that started it |
+//! | tidy | promises about the source itself and the README |
+
+mod client;
+mod procs;
+
+mod abuse;
+mod cells;
+mod host;
+mod interrupts;
+mod output;
+mod protocol;
+mod shutdown;
+mod tidy;
+mod tools;

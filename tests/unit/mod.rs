@@ -1,0 +1,568 @@
+//! What can be checked without a process: parsers, texts, calendars. Pulled in by main.rs when it is built for tests.
+
+use super::rpc::{Line, Lines, Message};
+use super::*;
+
+// ---- mod rpc: messages ---------------------------------------------------------------------------------------------
+
+/// A message in one line, to compare with.
+fn told(text: &[u8]) -> String {
+    match rpc::parse(Line::Whole(text)) {
+        Message::Request { id, method, params } => format!("request {id} {method} {params}"),
+        Message::Notification { method, params } => format!("notification {method} {params}"),
+        Message::Nothing => "nothing".into(),
+        Message::Unreadable { .. } => "unreadable".into(),
+        Message::Invalid { id: Some(id), code, .. } => format!("invalid {code} {id}"),
+        Message::Invalid { id: None, code, .. } => format!("invalid {code}"),
+    }
+}
+
+#[test]
+fn messages_are_told_apart() {
+    for (text, expected) in [
+        // requests
+        (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, "request 1 ping null"),
+        (r#"{"jsonrpc":"2.0","id":0,"method":"m","params":null}"#, "request 0 m null"),
+        (r#"{"jsonrpc":"2.0","id":-3,"method":"m","params":{"a":[1]}}"#, r#"request -3 m {"a":[1]}"#),
+        (r#"{"jsonrpc":"2.0","id":"a b","method":"m","params":[]}"#, r#"request "a b" m []"#),
+        (r#"{"jsonrpc":"2.0","id":"","method":""}"#, r#"request ""  null"#),
+        (r#"{"jsonrpc":"2.0","id":18446744073709551615,"method":"m"}"#, "request 18446744073709551615 m null"),
+        ("  {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}\r\n", "request 1 m null"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m","result":{}}"#, "request 1 m null"),
+        (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#, "request 2 m null"),
+        // notifications
+        (r#"{"jsonrpc":"2.0","method":"n","params":{"x":1}}"#, r#"notification n {"x":1}"#),
+        // nothing to do
+        ("", "nothing"),
+        (" \t\r\n", "nothing"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "nothing"),
+        (r#"{"jsonrpc":"2.0","id":null,"error":{}}"#, "nothing"),
+        // JSON that is no request
+        ("[]", "invalid -32600"),
+        (r#"[{"jsonrpc":"2.0","id":1,"method":"m"}]"#, "invalid -32600"),
+        ("null", "invalid -32600"),
+        ("5", "invalid -32600"),
+        ("\"text\"", "invalid -32600"),
+        ("{}", "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":1}"#, "invalid -32600 1"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":5}"#, "invalid -32600 1"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":null}"#, "invalid -32600 1"),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":1.5,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":1.0,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":1e2,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":18446744073709551616,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#, "invalid -32600"),
+        (r#"{"id":"x","method":"m"}"#, r#"invalid -32600 "x""#),
+        (r#"{"jsonrpc":"1.0","id":7,"method":"m"}"#, "invalid -32600 7"),
+        (r#"{"jsonrpc":2.0,"id":7,"method":"m"}"#, "invalid -32600 7"),
+        // no JSON
+        ("x", "invalid -32700"),
+        ("{", "invalid -32700"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m"}}"#, "invalid -32700"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m"} {"#, "invalid -32700"),
+        (r#"{'jsonrpc':'2.0'}"#, "invalid -32700"),
+        (r#"{"jsonrpc":"2.0","id":NaN,"method":"m"}"#, "invalid -32700"),
+        ("\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}", "invalid -32700"),
+        // escapes of lone surrogates
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":"\ud800"}}"#, "invalid -32600 1"),
+        (r#"{"jsonrpc":"2.0","id":"\udc00","method":"m"}"#, "invalid -32600 \"\u{fffd}\""),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"\ud83d\ude00"}"#, "request 1 m \"😀\""),
+        (r#"{"jsonrpc":"2.0","method":"n","params":"\ud800"}"#, "unreadable"),
+        (r#"{"jsonrpc":"2.0","id":1,"result":"\ud800"}"#, "unreadable"),
+        (r#"["\ud800"]"#, "invalid -32600"),
+        (r#"{"jsonrpc":"2.0","id":1.5,"method":"\ud800"}"#, "invalid -32600"),
+        (r#"{"a":"\ud800"#, "invalid -32700"),
+    ] {
+        assert_eq!(told(text.as_bytes()), expected, "{text}");
+    }
+    assert_eq!(told(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}"), "invalid -32700", "not UTF-8");
+    let nested = |depth: usize| {
+        format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\",\"params\":{}{}}}",
+            "[".repeat(depth),
+            "]".repeat(depth)
+        )
+    };
+    assert!(told(nested(100).as_bytes()).starts_with("request 1 m [["));
+    assert_eq!(told(nested(200).as_bytes()), "invalid -32700", "nesting over 128");
+    assert_eq!(told(nested(200_000).as_bytes()), "invalid -32700");
+}
+
+#[test]
+fn a_line_that_is_too_long_is_an_invalid_request() {
+    match rpc::parse(Line::TooLong) {
+        Message::Invalid { id: None, code: -32600, why } => assert!(why.contains(&REQUEST_BYTES_MAX.to_string())),
+        _ => panic!("something else"),
+    }
+}
+
+#[test]
+fn lone_surrogates_are_replaced_and_nothing_else() {
+    for (text, expected) in [
+        (r#""\ud800""#, Some(r#""\ufffd""#)),
+        (r#""\uDFFF""#, Some(r#""\ufffd""#)),
+        (r#""a\udc00\ud800b""#, Some(r#""a\ufffd\ufffdb""#)),
+        (r#""\ud800\ud83d\ude00""#, Some(r#""\ufffd\ud83d\ude00""#)),
+        (r#""\uD83Dx\uDE00""#, Some(r#""\ufffdx\ufffd""#)),
+        (r#""\\\ud800""#, Some(r#""\\\ufffd""#)),
+        (r#"\ud800"#, Some(r#"\ufffd"#)),
+        (r#""\uD83D\uDE00""#, None),
+        (r#""\\ud800""#, None), // a backslash, then text
+        (r#""\\\\ud800""#, None),
+        (r#""\u00e9\ufffd\ud7ff\ue000""#, None),
+        (r#""\ud80""#, None),
+        (r#""\ud8"#, None),
+        (r#""\"#, None),
+        (r#""\n\t\"""#, None),
+        ("\"😀 é\"", None),
+        ("", None),
+    ] {
+        let clean = rpc::without_lone_surrogates(text.as_bytes());
+        assert_eq!(clean.map(|bytes| String::from_utf8(bytes).unwrap()).as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_we_write_is_one_line_of_json() {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let id = json!("a\nb");
+    assert_eq!(text(rpc::response(&id, json!({"x": "\n\u{2028}"}))).matches('\n').count(), 1);
+    assert_eq!(text(rpc::response(&json!(1), json!({}))), "{\"id\":1,\"jsonrpc\":\"2.0\",\"result\":{}}\n");
+    let error = text(rpc::error(None, -32700, "no", Value::Null));
+    assert_eq!(error, "{\"error\":{\"code\":-32700,\"message\":\"no\"},\"jsonrpc\":\"2.0\"}\n");
+    let error = text(rpc::error(Some(&json!(5)), -1, "no", json!({"a": 1})));
+    assert_eq!(error, "{\"error\":{\"code\":-1,\"data\":{\"a\":1},\"message\":\"no\"},\"id\":5,\"jsonrpc\":\"2.0\"}\n");
+    let note = text(rpc::notification("n", json!({"a": 1})));
+    assert_eq!(note, "{\"jsonrpc\":\"2.0\",\"method\":\"n\",\"params\":{\"a\":1}}\n");
+}
+
+// ---- mod rpc: lines ------------------------------------------------------------------------------------------------
+
+/// The lines that come of a stream which arrives in these pieces; blank ones left out, as parse does nothing with them.
+fn lines_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    let mut lines = Lines::default();
+    let mut found = Vec::new();
+    let mut take = |line: Line| match line {
+        Line::Whole(line) if line.trim_ascii().is_empty() => {}
+        Line::Whole(line) => found.push(String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line)).into_owned()),
+        Line::TooLong => found.push("too long".into()),
+    };
+    for piece in pieces {
+        lines.feed(piece, &mut take);
+    }
+    lines.finish(&mut take);
+    found
+}
+
+#[test]
+fn lines_are_the_same_wherever_the_stream_is_split() {
+    let stream = "{\"a\":1}\n\n \r\nsecond é😀\r\n\nthird\nlast without an end".as_bytes();
+    let expected = ["{\"a\":1}", "second é😀\r", "third", "last without an end"];
+    assert_eq!(lines_of([stream]), expected);
+    for first in 0..=stream.len() {
+        for second in first..=stream.len() {
+            let pieces = [&stream[..first], &stream[first..second], &stream[second..]];
+            assert_eq!(lines_of(pieces), expected, "split at {first} and {second}");
+        }
+    }
+    assert_eq!(lines_of(stream.chunks(1)), expected);
+    assert!(lines_of([]).is_empty());
+    assert_eq!(lines_of([&b"a\n"[..]]), ["a"]);
+}
+
+#[test]
+fn a_line_over_the_limit_is_told_once_and_skipped() {
+    let (longest, chunk) = ("x".repeat(REQUEST_BYTES_MAX), 64 << 10);
+    for (stream, expected) in [
+        (format!("{longest}\nnext"), vec![longest.as_str(), "next"]),
+        (format!("{longest}x\nnext"), vec!["too long", "next"]),
+        (format!("{longest}x"), vec!["too long"]),
+        (longest.clone(), vec![longest.as_str()]),
+        (format!("{longest}{longest}{longest}\nnext\n"), vec!["too long", "next"]),
+        (format!("{longest}x\n{longest}x\nnext"), vec!["too long", "too long", "next"]),
+        (format!("before\n{longest}xyz\n\nafter\n"), vec!["before", "too long", "after"]),
+    ] {
+        let bytes = stream.as_bytes();
+        assert!(lines_of([bytes]) == expected, "in one piece, {} bytes", bytes.len());
+        assert!(lines_of(bytes.chunks(chunk)) == expected, "in chunks, {} bytes", bytes.len());
+        let at = REQUEST_BYTES_MAX.min(bytes.len());
+        for at in [at - 1, at, (at + 1).min(bytes.len())] {
+            assert!(lines_of([&bytes[..at], &bytes[at..]]) == expected, "split at {at} of {}", bytes.len());
+        }
+    }
+}
+
+// ---- times and numbers ---------------------------------------------------------------------------------------------
+
+fn time_at(seconds: u64) -> String {
+    iso_time(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+#[test]
+fn times_are_iso_8601_in_utc() {
+    for (seconds, expected) in [
+        (0, "1970-01-01T00:00:00Z"),
+        (59, "1970-01-01T00:00:59Z"),
+        (86_399, "1970-01-01T23:59:59Z"),
+        (86_400, "1970-01-02T00:00:00Z"),
+        (68_169_599, "1972-02-28T23:59:59Z"),
+        (68_169_600, "1972-02-29T00:00:00Z"),
+        (68_256_000, "1972-03-01T00:00:00Z"),
+        (946_684_799, "1999-12-31T23:59:59Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (951_868_800, "2000-03-01T00:00:00Z"),
+        (1_709_208_000, "2024-02-29T12:00:00Z"),
+        (1_735_689_599, "2024-12-31T23:59:59Z"),
+        (1_767_366_245, "2026-01-02T15:04:05Z"),
+        (4_102_444_800, "2100-01-01T00:00:00Z"),
+        (4_107_542_399, "2100-02-28T23:59:59Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"), // no leap year
+    ] {
+        assert_eq!(time_at(seconds), expected);
+    }
+    assert_eq!(iso_time(UNIX_EPOCH - Duration::from_secs(5)), "1970-01-01T00:00:00Z", "a clock that is far off");
+    assert_eq!(iso_time(UNIX_EPOCH + Duration::from_millis(1_999)), "1970-01-01T00:00:01Z");
+}
+
+#[test]
+fn every_day_of_five_centuries_has_its_date() {
+    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut day = 0;
+    for year in 1970..2470 {
+        let february = if leap(year) { 29 } else { 28 };
+        for (month, length) in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31].into_iter().enumerate() {
+            for date in 1..=length {
+                let expected = format!("{year:04}-{:02}-{date:02}T06:07:08Z", month + 1);
+                assert_eq!(time_at(86_400 * day + 6 * 3_600 + 7 * 60 + 8), expected);
+                day += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn uptime_is_a_number_with_a_unit() {
+    for (seconds, expected) in [
+        (1.5, "1.5 s"),
+        (59.0, "59.0 s"),
+        (90.0, "1.5 min"),
+        (3_540.0, "59.0 min"),
+        (5_400.0, "1.5 h"),
+        (82_800.0, "23.0 h"),
+        (129_600.0, "1.5 d"),
+        (8_640_000.0, "100.0 d"),
+    ] {
+        let Some(since) = Instant::now().checked_sub(Duration::from_secs_f64(seconds)) else {
+            panic!("this clock begins less than {seconds} s ago");
+        };
+        assert_eq!(uptime(since), expected);
+    }
+}
+
+#[test]
+fn numbers_are_grouped_by_three_digits() {
+    for (number, expected) in [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1_000, "1,000"),
+        (30_001, "30,001"),
+        (123_456, "123,456"),
+        (1_000_000, "1,000,000"),
+        (u64::MAX, "18,446,744,073,709,551,615"),
+    ] {
+        assert_eq!(grouped(number), expected);
+    }
+}
+
+// ---- texts ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_ends_of_a_text_are_counted_in_characters() {
+    for (text, count, first, last) in [
+        ("abcdef", 2, "ab", "ef"),
+        ("abcdef", 6, "abcdef", "abcdef"),
+        ("abcdef", 9, "abcdef", "abcdef"),
+        ("aé😀", 1, "a", "😀"),
+        ("aé😀", 2, "aé", "é😀"),
+        ("", 3, "", ""),
+    ] {
+        assert_eq!((first_chars(text, count), last_chars(text, count)), (first, last), "{count} of {text:?}");
+    }
+}
+
+#[test]
+fn a_text_that_is_too_long_keeps_its_ends() {
+    assert_eq!(keep_ends("0123456789", 10), "0123456789");
+    assert_eq!(keep_ends("", 10), "");
+    assert_eq!(keep_ends("0123456789x", 10), "01234 … 1 characters left out … 6789x");
+    assert_eq!(keep_ends(&"é".repeat(2_000), 4), "éé … 1,996 characters left out … éé");
+    assert_eq!(keep_ends("éé😀😀", 4), "éé😀😀");
+}
+
+// ---- what a cell answers -------------------------------------------------------------------------------------------
+
+/// Output files of a check, removed with it.
+#[derive(Default)]
+struct Kept(Files);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        lock(&self.0).remove();
+    }
+}
+
+/// How a cell ended, with these notes and this error.
+fn ending(notes: &[&str], error: Option<&str>) -> Ending {
+    Ending {
+        notes: notes.iter().map(|note| (*note).to_owned()).collect(),
+        error: error.map(str::to_owned),
+        ..Ending::default()
+    }
+}
+
+/// The answer to a cell whose streams got these pieces.
+fn answer(files: &Kept, pieces: &[(usize, &[u8])], notes: &[&str], error: Option<&str>) -> String {
+    let mut output = Output::default();
+    for (stream, bytes) in pieces {
+        output.take(*stream, bytes, &files.0);
+    }
+    output.text(ending(notes, error), Vec::new(), &files.0)
+}
+
+const OUT: usize = 0;
+const ERR: usize = 1;
+
+#[test]
+fn an_answer_is_output_then_notes_then_result_or_error() {
+    let files = Kept::default();
+    type Case<'a> = (&'a [(usize, &'a [u8])], &'a [&'a str], Option<&'a str>, &'a str);
+    let cases: &[Case] = &[
+        (&[], &[], None, ""),
+        (&[(OUT, b"a\n")], &[], None, "a"),
+        (&[(OUT, b"a\n\n")], &[], None, "a\n"),
+        (&[(OUT, b"a")], &[], None, "a"),
+        (&[(OUT, b"")], &[], None, ""),
+        (&[(RESULT, b"42")], &[], None, "42"),
+        (&[(OUT, b"a\n"), (RESULT, b"42")], &[], None, "a\n42"),
+        (&[(OUT, b"a"), (RESULT, b"42")], &[], None, "a\n42"),
+        (&[(ERR, b"e\n"), (OUT, b"o\n"), (ERR, b"f\n")], &[], None, "o\ne\nf"),
+        (&[(OUT, b"o\n"), (ERR, b"e\n"), (RESULT, b"1")], &["n", "m"], None, "o\ne\n[mcp-py: n]\n[mcp-py: m]\n1"),
+        (&[(OUT, b"o\n")], &["n"], Some("Traceback\nE: x"), "o\n[mcp-py: n]\nTraceback\nE: x"),
+        (&[], &[], Some("SystemExit: 3"), "SystemExit: 3"),
+        (&[(OUT, b"\x1b[1mbold\x1b[0m\x00\n")], &[], None, "\x1b[1mbold\x1b[0m\0"),
+        (&[(OUT, b"a\xff\xfez\n")], &[], None, "a\\xff\\xfez"),
+        (&[(OUT, b"\xc3"), (OUT, b"\xa9\n")], &[], None, "é"),
+        (&[(OUT, b"\xf0\x9f"), (ERR, b"e"), (OUT, b"\x98\x80")], &[], None, "😀\ne"),
+        (&[(OUT, b"a\r\nb\r\n")], &[], None, "a\r\nb\r"),
+    ];
+    for (pieces, notes, error, expected) in cases {
+        assert_eq!(answer(&files, pieces, notes, *error), *expected, "{pieces:?}");
+    }
+}
+
+/// The parts of a truncated answer: head, what is said of the middle, tail, size, path, and what follows.
+fn parts_of(answer: &str) -> (String, String, String, String, String, String) {
+    let rule = "=".repeat(50);
+    let (shown, rest) =
+        answer.split_once(&format!("\n\n{rule}\n# OUTPUT TRUNCATED\n# Original size: ")).expect("a notice");
+    let (size, rest) = rest.split_once(" chars\n# Full output: ").expect("a size");
+    let (path, after) = rest.split_once(&format!("\n{rule}")).expect("a path");
+    let (head, rest) = shown.split_once("\n[mcp-py: … ").expect("a mark in the middle");
+    let (left_out, tail) = rest.split_once(" characters left out …]\n").expect("a count");
+    [head, left_out, tail, size, path, after].map(str::to_owned).into()
+}
+
+#[test]
+fn up_to_25_000_characters_an_answer_is_whole() {
+    let files = Kept::default();
+    for character in ["x", "é", "😀"] {
+        let whole = character.repeat(TEXT_CHARS_MAX);
+        assert!(answer(&files, &[(OUT, whole.as_bytes())], &[], None) == whole);
+        assert!(answer(&files, &[(OUT, format!("{whole}\n").as_bytes())], &["n"], None).starts_with(&whole));
+        let more = format!("{whole}{character}");
+        let cut = answer(&files, &[(OUT, more.as_bytes())], &[], None);
+        assert!(cut.contains("# Original size: 25,001 chars"));
+    }
+}
+
+#[test]
+fn a_longer_one_shows_its_ends_and_names_a_file_with_all_of_it() {
+    let files = Kept::default();
+    for (character, count, end) in [
+        ("x", 30_001, ""),
+        ("é", 30_001, "\n"),
+        ("😀", 30_001, ""),
+        ("😀", 50_000, "\n"),
+        ("x", 1_000_000, "\n"),
+        ("😀", 1_000_003, "\n"),
+    ] {
+        let whole = format!("{}{end}", character.repeat(count));
+        let answer = answer(&files, &[(OUT, whole.as_bytes())], &["note"], Some("error"));
+        let (head, left_out, tail, size, path, after) = parts_of(&answer);
+        let what = format!("{count} {character} and {end:?}");
+        assert!(head == character.repeat(HEAD_CHARS), "the head of {what}");
+        assert!(tail == character.repeat(TAIL_CHARS), "the tail of {what}: {}", first_chars(&tail, 20));
+        assert_eq!(size, grouped((count + end.len()) as u64), "{what}");
+        let number: usize = left_out.replace(',', "").parse().unwrap();
+        assert!(
+            (count - HEAD_CHARS - TAIL_CHARS..=count + 1 - HEAD_CHARS - TAIL_CHARS).contains(&number),
+            "{left_out}"
+        );
+        assert!(fs::read(path).unwrap() == whole.as_bytes(), "the file of {what}");
+        assert_eq!(after, "\n[mcp-py: note]\nerror", "{what}");
+    }
+}
+
+#[test]
+fn the_ends_of_a_long_answer_are_the_same_however_it_arrived() {
+    let files = Kept::default();
+    let lines: String = (0..40_000).map(|n| format!("line {n} é😀\n")).collect();
+    let bytes = lines.as_bytes();
+    let (head, _, tail, size, ..) = parts_of(&answer(&files, &[(OUT, bytes)], &[], None));
+    assert_eq!(head, first_chars(&lines, HEAD_CHARS));
+    assert_eq!(tail, last_chars(lines.trim_end(), TAIL_CHARS));
+    assert_eq!(size, grouped(lines.chars().count() as u64));
+    for length in [1_000, 4_096, 65_536, 262_144, bytes.len() - 1] {
+        let pieces: Vec<_> = bytes.chunks(length).map(|piece| (OUT, piece)).collect();
+        let parts = parts_of(&answer(&files, &pieces, &[], None));
+        assert!((&parts.0, &parts.2, &parts.3) == (&head, &tail, &size), "in pieces of {length}");
+        assert!(fs::read(&parts.4).unwrap() == bytes, "in pieces of {length}");
+    }
+}
+
+#[test]
+fn the_file_has_the_result_on_a_line_of_its_own() {
+    let files = Kept::default();
+    let result = "r".repeat(40_000);
+    let text = answer(&files, &[(OUT, b"out"), (ERR, b"err"), (RESULT, result.as_bytes())], &[], None);
+    let (head, _, tail, _, path, after) = parts_of(&text);
+    assert!(head.starts_with("out\nerr\nrrr") && tail == "r".repeat(TAIL_CHARS) && after.is_empty());
+    assert!(fs::read_to_string(path).unwrap() == format!("outerr\n{result}"));
+}
+
+#[test]
+fn output_that_is_no_text_is_counted_without_nonsense() {
+    let files = Kept::default();
+    for byte in [0xff, 0x80] {
+        let bytes = vec![byte; 10_000]; // 40,000 characters as escapes
+        let (head, left_out, tail, _, path, _) = parts_of(&answer(&files, &[(OUT, &bytes)], &[], None));
+        assert!(head.starts_with(&format!("\\x{byte:02x}")) && tail.len() == TAIL_CHARS);
+        let number: u64 = left_out.replace(',', "").parse().unwrap();
+        assert!(number <= 40_000, "{left_out} characters are left out");
+        assert!(fs::read(path).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn a_long_note_keeps_its_ends_and_output_never_cuts_it_away() {
+    let files = Kept::default();
+    let (note, flood) = ("n".repeat(50_000), vec![b'x'; 100_000]);
+    let text = answer(&files, &[(OUT, &flood)], &[&note, "second"], Some("the error"));
+    let after = parts_of(&text).5;
+    assert!(after.ends_with("[mcp-py: second]\nthe error"));
+    assert!(after.len() < NOTE_CHARS_MAX + 200 && after.starts_with("\n[mcp-py: nnn"), "{}", after.len());
+}
+
+#[test]
+fn output_from_between_the_cells_is_a_note() {
+    let files = Kept::default();
+    let note = |pieces: &[(usize, &[u8])]| {
+        let mut output = Output::default();
+        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &files.0));
+        output.as_note(&files.0)
+    };
+    assert_eq!(note(&[]), None);
+    let short = note(&[(OUT, b"late\n"), (ERR, b"worse\n")]).unwrap();
+    assert!(short.contains("11 chars") && short.contains("\nlate\nworse\n"), "{short}");
+    for count in [20_000, 300_000] {
+        let long = note(&[(OUT, &vec![b'x'; count])]).unwrap();
+        assert!(long.chars().count() <= NOTE_CHARS_MAX, "a note's own limit must not cut it again");
+        let path = long.split_once("whole in ").expect("a file").1.split_once(":\n").unwrap().0;
+        assert_eq!(fs::metadata(path).unwrap().len(), count as u64);
+        assert!(long.contains(&grouped(count as u64)));
+        let left_out = long.split_once(" … ").unwrap().1.split_once(" characters left out").unwrap().0;
+        let shown = long.split_once(":\n").unwrap().1.matches('x').count();
+        let left_out: usize = left_out.replace(',', "").parse().unwrap();
+        assert!(left_out + shown >= count && left_out + shown < count + 10, "{left_out} left out and {shown} shown");
+    }
+}
+
+#[test]
+fn progress_tells_the_last_line() {
+    let files = Kept::default();
+    for (pieces, expected) in [
+        (&[][..], ""),
+        (&[(OUT, &b"one\ntwo"[..])], "two"),
+        (&[(OUT, b"one\n\n  \n")], "one"),
+        (&[(OUT, b"one\n"), (ERR, b"  50% \n")], "50%"),
+        (&[(OUT, b"\xf0\x9f\x98\x80")], "😀"),
+    ] {
+        let mut output = Output::default();
+        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &files.0));
+        assert_eq!(output.last_line(), expected, "{pieces:?}");
+    }
+    let mut output = Output::default();
+    output.take(OUT, format!("start {}", "é".repeat(1_000)).as_bytes(), &files.0);
+    assert_eq!(output.last_line(), "é".repeat(PROGRESS_MESSAGE_CHARS));
+}
+
+// ---- the host ------------------------------------------------------------------------------------------------------
+
+/// A snapshot from lines of pid, parent, name and, if it matters, program.
+fn snapshot(lines: &str) -> BTreeMap<i32, Seen> {
+    let seen = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let name = words.next()?.to_owned();
+        Some((pid, Seen { parent, program: words.next().unwrap_or(&name).to_owned(), name }))
+    };
+    lines.split(';').filter_map(|line| seen(line.trim())).collect()
+}
+
+#[test]
+fn the_host_is_found_in_a_snapshot() {
+    for (lines, expected) in [
+        // the parent, whatever it is
+        ("1 0 init; 50 1 codex; 99 50 mcp-py", Some((50, "codex", false))),
+        ("1 0 init; 40 1 login; 50 40 bash; 99 50 mcp-py", Some((50, "bash", false))),
+        // Claude, by its name or its place, near or far
+        ("50 1 claude; 99 50 mcp-py", Some((50, "claude", true))),
+        ("50 1 Claude; 99 50 mcp-py", Some((50, "Claude", true))),
+        ("50 1 2.1.330 /home/u/.local/share/claude/versions/2.1.330; 99 50 mcp-py", Some((50, "2.1.330", true))),
+        ("40 1 claude; 50 40 bash; 60 50 uv; 99 60 mcp-py", Some((40, "claude", true))),
+        ("30 1 claude; 40 30 bash; 50 40 claude; 60 50 sh; 99 60 mcp-py", Some((50, "claude", true))),
+        ("50 1 claudette; 99 50 mcp-py", Some((50, "claudette", false))),
+        ("50 1 node /opt/claude/cli.js; 99 50 mcp-py", Some((50, "node", false))),
+        ("40 1 zsh; 50 1 claude; 99 40 mcp-py", Some((40, "zsh", false))), // not above us
+        // launchers
+        ("40 1 code; 50 40 uv; 99 50 mcp-py", Some((40, "code", false))),
+        ("30 1 code; 40 30 npm; 50 40 npx; 60 50 uvx; 99 60 mcp-py", Some((30, "code", false))),
+        ("40 1 uv; 50 40 zed; 99 50 mcp-py", Some((50, "zed", false))),
+        ("50 1 uv; 99 50 mcp-py", None),
+        // init and the kernel are nobody's host
+        ("1 0 init; 99 1 mcp-py", None),
+        ("1 0 claude; 99 1 mcp-py", None),
+        ("0 0 sched; 99 0 mcp-py", None),
+        // snapshots that lack something, or make no sense
+        ("", None),
+        ("50 1 claude", None),
+        ("99 50 mcp-py", None),
+        ("60 50 zed; 99 60 mcp-py", Some((60, "zed", false))),
+        ("99 99 uv", None),
+        ("50 60 uv; 60 50 npx; 99 50 mcp-py", None),
+        ("50 60 uv; 60 50 loop; 99 50 mcp-py", Some((60, "loop", false))),
+        ("99 -5 mcp-py; -5 1 claude", None),
+    ] {
+        let host = find_host(99, &snapshot(lines));
+        let found = host.pid.map(|pid| (pid, host.name.as_deref().unwrap_or_default(), host.is_claude));
+        assert_eq!(found, expected, "{lines}");
+        assert!(host.pid.is_some() || (host.name.is_none() && !host.is_claude), "{lines}");
+    }
+    // Longer than any real chain: an end is found all the same.
+    let long: String = (100..10_000).map(|pid| format!("{pid} {} uv;", pid + 1)).collect();
+    assert!(find_host(100, &snapshot(&long)).pid.is_none());
+}
