@@ -1,66 +1,62 @@
 //! mcp-py: one persistent Python that a coding agent and the person beside it can both use and read.
 //!
 //! ```text
-//!  host (claude, …) ── stdin ──▶ main thread: reads lines, answers at once or hands a cell to an interpreter
-//!        ▲                          │ writes the request to an idle worker itself: no hop on the way in
-//!        │                          ▼
-//!        │                  Interpreter: queue and life ◀── interrupts, orders to leave or die
-//!        │                          │
-//!        └── stdout ◀── pump thread, one for each interpreter that runs: spawns its Python, polls the control
-//!              ▲            │ ▲ ▲   socket, the output pipes and a wake socket, keeps the clock, buries the dead
-//!              │            ▼ │ │
-//!              │        control fd 1, fd 2
-//!              │            │ │ │
-//!              │        python -c … (src/worker.py): own session and process group, runs cells in __main__
-//!              │
-//!        stdout thread: takes over only what stdout would not take at once
-//!        signals thread: SIGTERM, SIGINT, SIGHUP end the server; SIGCHLD wakes the pumps
-//!        call threads: one for each call that looks at files or processes (add, stop, list, session info)
+//!                        ┌─────────────────┐ ── control socket ─▶ python -c … (src/worker.py), one an interpreter,
+//! host ───── stdin ────▶ │    the loop,    │ ◀─ fd 1, fd 2 ────── in a session and group of its own; it runs the cells
+//! (claude, …)            │ the main thread │                      in its __main__
+//!      ◀─── stdout ───── │                 │ ◀─ events: closures from other threads, which run here
+//!                        └─────────────────┘
+//! keeper threads, one a process: spawn it, wait for its exit, post both
+//! errand threads, one a call: read what may take its time (ps, lsof, the saved interpreters) and ask the loop
 //! ```
 //!
+//! The main thread alone owns what changes, and it alone reads and writes, so there are no locks, and nothing happens
+//! between two lines of it. Whatever may block is done by a thread that owns nothing and posts what it found. What
+//! this costs: output files are written by the loop, so a disk that hangs under the output directory hangs the server.
+//!
 //! Who closes what: the server closes the control socket to let an idle worker leave. A worker's death is its exit,
-//! never an end of file, for its children may hold its pipes open. The pump closes its pipes after the burial.
+//! never an end of file, for its children may hold its pipes open.
 //!
 //! Invariants, cited where the code upholds them:
 //!
 //! - I1  Our stdout carries MCP messages and nothing else. What is said to people goes to stderr.
-//! - I2  Nothing blocks the reading of stdin: the thread that reads it waits for no file, process, lock or pipe that
-//!   somebody else can hold up.
+//! - I2  Nothing blocks the reading of stdin: the loop waits for no file of others, no process, no lock, no pipe.
 //! - I3  User code is never run twice.
 //! - I4  Nothing a cell prints is lost or misplaced. What arrives between cells is shown with the next one.
 //! - I5  State is lost only with notice, in the very next answer, with the cause.
 //! - I6  User code can't reach the worker protocol through fds 0, 1, 2, sys.std* or child processes.
 //! - I7  The worker starts no thread: all draining of pipes happens here.
-//! - I8  A worker is signalled only while it is unreaped, by its pump thread alone. Death is noticed without reaping,
+//! - I8  A worker is signalled only while it is unreaped, as a group, by the loop. Death is noticed without reaping,
 //!   then the group is killed, then it is reaped.
 //! - I9  Every queue, buffer, frame, wait and loop has a limit; past it there is a clear error, never a hang.
+//! - I10 Only this user reaches the socket, and the client sends code only to a server of this user and this session.
 //! - I11 When the server goes, by end of stdin, signal, crash or SIGKILL, its workers go, and its output files do not
-//!   stand in the next server's way. (I10, who may connect, comes with the bridge.)
+//!   stand in the next server's way.
 //!
-//! Sections: 1 limits and names · 2 main and roles · 3 the server: stdin, stdout, signals, shutdown · 4 MCP methods ·
-//! 5 the tools · 6 interpreters · 7 output and its files · 8 saved and discovered interpreters · 9 the host ·
-//! 10 mod rpc, mod sys
+//! Sections: 1 limits and names · 2 main and roles · 3 the server: loop, stdin, stdout, shutdown · 4 MCP methods ·
+//! 5 the tools · 6 interpreters · 7 output and its files · 8 saved and discovered interpreters · 9 the bridge ·
+//! 10 the client · 11 install · 12 the host · 13 mod rpc, mod http, mod sys
 //!
 //! What the program never does: open a network connection, run a shell, write outside its output directory and
 //! `~/.claude-workspace/python_interpreter`, signal a process that it did not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
-use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::{net::UnixStream, process::ExitStatusExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{mpsc, LazyLock, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{env, thread};
+use std::{env, mem, thread};
 
-// ── 1. Limits and names ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── 1. Limits and names ──────────────────────────────────────────────────────────────────────────────────────────────
 //
 // All limits are here (I9), with the reason of those that are not obvious.
 
@@ -68,15 +64,20 @@ const NAME: &str = "python-interpreter"; // serverInfo.name: the original's, so 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const BUILTIN: &str = "builtin"; // the interpreter that is always there
 const WORKER: &str = include_str!("worker.py");
-const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and six characters: see OutputFiles
+const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: see OutputFiles
+const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.sock`, `{host pid}.sock`
 
 const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it
-const STDOUT_PENDING_MAX: usize = 64 << 20; // answers the host has not taken; past it stdin is not read
+const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+const PEERS_MAX: usize = 64; // connections to the bridge that are served; as many more are told so
+const OUTBOX_BYTES: usize = 1 << 20; // of an answer in memory, for a peer that reads slowly; the rest waits in a file
+const PEER_DRAIN_BYTES: usize = 1 << 20; // read away behind a refused request
+const STDOUT_WAITING_MAX: usize = 64 << 20; // answers the host has not taken; past it stdin is not read
 const CELLS_WAITING_MAX: usize = 1_000; // over all interpreters
-const CALLS_IN_THREADS_MAX: usize = 64; // calls that look at files or processes; subscriptions, too
+const ERRANDS_MAX: usize = 64; // calls that look at files or processes at once; subscriptions, too
 const FRAME_BYTES_MAX: usize = 4 << 20; // one line from a worker: it sends results in parts of 256 Ki characters
-/// How much of a pipe is read at a time, and the size of stdout's pipe on Linux: 64 KiB would cost four times the
-/// context switches, 1 MiB for each of 50 interpreters would exhaust a user's share of pipe memory.
+/// How much is read at a time, and the size of stdout's pipe on Linux: 64 KiB would cost four times the context
+/// switches, 1 MiB for each of 50 interpreters would exhaust a user's share of pipe memory.
 const PIPE_BYTES: usize = 256 << 10;
 const LAST_OUTPUT_BYTES_MAX: usize = 64 << 20; // read after a worker's death: another process may still be writing
 
@@ -111,6 +112,19 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // the promise is 20 s: hosts give up on silence
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2); // for ps, for lsof
 const LOCK_LIMIT: Duration = Duration::from_secs(5); // for another server's save
+const REQUEST_LIMIT: Duration = Duration::from_secs(10); // for an HTTP request to arrive
+const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take something
+const PEER_DRAIN: Duration = Duration::from_secs(1); // for a peer to hang up after its answer
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const FOR_EVER: Duration = Duration::from_secs(1 << 32); // a peer that waits for its cell
+const HEALTH_LIMIT: Duration = Duration::from_secs(5); // for a server that the client asks who it is: it runs lsof
+
+/// Exit codes of the client, and `exit_code` of the bridge, beside what a cell exits with.
+const EXIT_TIMEOUT: i32 = 124;
+const EXIT_FAILED: i32 = 125; // it could not be run
+const EXIT_INTERRUPTED: i32 = 130;
+const EXIT_DIED: i32 = 137;
+const UNKNOWN: i32 = -1; // there is no such interpreter: status 404
 
 const _: () = assert!(HEAD_CHARS + TAIL_CHARS <= TEXT_CHARS_MAX && 4 * HEAD_CHARS <= HEAD_BYTES);
 const _: () = assert!(EOF_GRACE.as_millis() < SIGNAL_GRACE.as_millis());
@@ -120,22 +134,38 @@ const MODERN: &str = "2026-07-28";
 const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists: they never vary while we run
 
-// ── 2. Main and roles ───────────────────────────────────────────────────────────────────────────────────────────────
+// ── 2. Main and roles ────────────────────────────────────────────────────────────────────────────────────────────────
 
 const USAGE: &str = "\
-usage: mcp-py server     speak MCP on stdin and stdout (also under the name mcp-py-server)
-       mcp-py --version
-       mcp-py --help
+usage: mcp-py server             speak MCP on stdin and stdout (also under the name mcp-py-server)
+       mcp-py client …           run code in the session's Python (also as mcp-py-client; client --help says more)
+       mcp-py install [--dir D]  copy this program and its two names to D (~/.local/bin), and try them
+       mcp-py --version | --help
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let role = arguments.first().and_then(|path| path.rsplit('/').next()?.strip_prefix("mcp-py-"));
-    let words: Vec<&str> = role.into_iter().chain(arguments.iter().skip(1).map(String::as_str)).collect();
-    let (mut to, text, code): (Box<dyn Write>, _, _) = match words[..] {
+    let mut words: Vec<OsString> = env::args_os().collect();
+    let called = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    match called.rsplit('/').next().and_then(|name| name.strip_prefix("mcp-py-")) {
+        Some(role) => words[0] = role.into(),
+        None => drop(words.drain(..words.len().min(1))),
+    }
+    let plain: Vec<_> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
+    let (mut to, text, code): (Box<dyn Write>, _, u8) = match plain[..] {
         ["server"] => serve(),
-        ["--version"] | ["server", "--version"] => (Box::new(io::stdout()), format!("mcp-py {VERSION}\n"), 0),
+        ["client", "--help"] => (Box::new(io::stdout()), CLIENT_USAGE.to_owned(), 0),
+        ["--version"] | ["server" | "client", "--version"] => {
+            (Box::new(io::stdout()), format!("mcp-py {VERSION}\n"), 0)
+        }
         ["--help"] | ["server", "--help"] => (Box::new(io::stdout()), USAGE.to_owned(), 0),
+        ["client", ..] => return client(&words[1..]).into(),
+        ["install"] | ["install", "--dir", _] => {
+            let dir = words.get(2).map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
+            match dir.ok_or("there is no home directory: give --dir".into()).and_then(|dir| install(&dir)) {
+                Ok(text) => (Box::new(io::stdout()), text, 0),
+                Err(why) => (Box::new(io::stderr()), format!("mcp-py install: {why}\n"), 1),
+            }
+        }
         _ => (Box::new(io::stderr()), USAGE.to_owned(), 2),
     };
     ExitCode::from(to.write_all(text.as_bytes()).map_or(1, |()| code))
@@ -143,12 +173,7 @@ fn main() -> ExitCode {
 
 /// A line to people, on stderr (I1). One that nobody reads must not hold us up (I2): what it does not take is dropped.
 fn say(text: &str) {
-    sys::write_ready(io::stderr().as_fd(), format!("mcp-py-server: {text}\n").as_bytes());
-}
-
-/// A mutex whose holder panicked still has the best state that there is.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    sys::write_ready(2, format!("mcp-py-server: {text}\n").as_bytes());
 }
 
 fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -156,256 +181,370 @@ fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), 
     started.map(drop).map_err(|error| format!("no thread could be started: {error}"))
 }
 
-// ── 3. The server: stdin, stdout, signals, shutdown ─────────────────────────────────────────────────────────────────
+// ── 3. The server: loop, stdin, stdout, shutdown ─────────────────────────────────────────────────────────────────────
 
-/// One for the process, for the process's life.
+/// All that changes. The main thread owns it.
 #[derive(Default)]
 struct Server {
-    stdout: Stdout,
-    calls: Mutex<Calls>,
-    /// Told when a call or a pump thread ends.
-    ended: Condvar,
-    /// By name: those that run, and those that ran or are about to. Saved and discovered ones enter at first use.
-    interpreters: Mutex<BTreeMap<String, Arc<Interpreter>>>,
-    cells_waiting: AtomicUsize,
-    files: Files,
-    started: OnceLock<(Instant, SystemTime)>,
-    host: OnceLock<Host>,
-    project: OnceLock<Project>,
-    /// A message came that means a session, not a mere question who we are.
-    begun: AtomicBool,
-    closing: AtomicBool,
+    desk: Desk,
+    /// By name: the builtin, those that run, and those that ran or are about to.
+    interpreters: BTreeMap<String, Interpreter>,
+    bridge: Option<Bridge>,
+    stdin: Option<File>,             // None after its end
+    agreed: Option<&'static str>,    // the version that `initialize` agreed on
+    begun: bool,                     // a message came that means a session, not a mere question who we are
+    drain_by: Option<Instant>,       // Stdin has ended: what was asked before may still end until then
+    leaving: Option<(i32, Instant)>, // we are going, with this exit code: workers may leave by themselves until then
 }
 
-/// The requests that are not answered yet, and the threads that work on them.
+/// What the interpreters need of the server: calls, the way out, the output files.
 #[derive(Default)]
-struct Calls {
+struct Desk {
     last_key: u64,
-    /// By a key of our own, since a client may use an id twice. Whoever takes an entry out may answer it.
-    open: BTreeMap<u64, Call>,
-    /// Ids of `subscriptions/listen`: open until cancelled or until we go.
-    listening: Vec<Value>,
-    in_threads: usize,
-    pumps: usize,
+    /// The requests that are not answered yet, by a key of our own, since a client may use an id twice.
+    calls: BTreeMap<u64, Call>,
+    peers: BTreeMap<u64, Peer>, // connections to the bridge
+    listening: Vec<Value>,      // ids of `subscriptions/listen`: open until cancelled or until we go
+    errands: usize,
+    cells_waiting: usize,
+    stdout: Stdout,
+    files: OutputFiles,
+    buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
+    closing: bool,
 }
 
 struct Call {
-    id: Value,
-    modern: bool,
-    /// Given by the client: then the call reports its progress under it.
-    progress_token: Option<Value>,
-    /// Where its cell runs or waits, under the call's key.
-    interpreter: Option<Arc<Interpreter>>,
+    to: To,
+    progress: Option<Progress>,
+    interpreter: Option<String>, // where its cell runs or waits, under the call's key
+    then: Option<mpsc::Sender<Result<(), String>>>, // for an errand that waits for the end of its cell
 }
 
+/// Where a call's answer goes: to stdout, or to a peer in one of three shapes.
+enum To {
+    Mcp { id: Value, modern: bool },
+    Tool(u64),
+    Execute(u64),
+    Stream(u64, Stream),
+}
+
+/// A client's wish to hear of progress; when it was told last, and how much output there was then.
+struct Progress {
+    token: Value,
+    since: Instant,
+    last: Instant,
+    chars: u64,
+}
+
+type Event = Box<dyn FnOnce(&mut Server) + Send>;
+
+/// The way into the loop: the events, and a socket that wakes it.
+static POST: OnceLock<(mpsc::Sender<Event>, UnixStream)> = OnceLock::new();
+
+/// Has the loop run this, soon.
+fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
+    if let Some((events, wake)) = POST.get() {
+        let _ = events.send(Box::new(event)); // the loop lives as long as the process
+        let _ = (&*wake).write(&[0]); // where that is full, the loop is awake already
+    }
+}
+
+/// Has the loop answer a question, and waits for that. For errands; the loop itself would wait for ever.
+fn ask<T: Send + 'static>(question: impl FnOnce(&mut Server) -> T + Send + 'static) -> Result<T, String> {
+    let (send, receive) = mpsc::channel();
+    post(move |server| drop(send.send(question(server))));
+    receive.recv().map_err(|_| "the server is ending".into())
+}
+
+static STARTED: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
+
 fn serve() -> ! {
-    // Before any thread starts, so that all inherit it: these signals go to the thread that waits for them.
-    let signals = sys::block_signals();
-    let server: &'static Server = Box::leak(Box::default());
-    server.started.get_or_init(|| (Instant::now(), SystemTime::now()));
+    LazyLock::force(&STARTED);
     if io::stdin().is_terminal() {
         say("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
     }
-    let wait_for_signals = move || loop {
-        match sys::wait_for_signal(&signals) {
-            libc::SIGCHLD => server.each_interpreter(|interpreter| lock(&interpreter.state).wake()),
-            // In a thread, so that the exits of the workers are still noticed here.
-            signal => {
-                let end = move || server.shut_down(128 + signal, SIGNAL_GRACE);
-                start_thread("shutdown", end).unwrap_or_else(|_| end());
-            }
-        }
-    };
-    let started = start_thread("signals", wait_for_signals)
-        .and_then(|()| start_thread("stdout", || server.stdout.write_what_waits()))
-        .and_then(|()| server.read_stdin().map_err(|error| format!("stdin can't be read: {error}")));
-    if let Err(why) = started {
-        say(&why);
-        server.shut_down(1, EOF_GRACE);
-    }
-    // What was asked before the end of stdin is still answered if it does not take longer than this.
-    let end = Instant::now() + DRAIN_LIMIT;
-    server.wait(DRAIN_LIMIT, |calls| calls.open.is_empty());
-    server.stdout.flush(end);
-    server.shut_down(0, EOF_GRACE)
+    let mut server = Server::default();
+    let Err(why) = server.run();
+    say(&why);
+    server.exit(1)
 }
 
 impl Server {
-    /// Returns at the end of stdin, or when nobody reads our stdout any more, which comes to the same.
-    fn read_stdin(&'static self) -> io::Result<()> {
-        let (mut lines, mut agreed, mut chunk) = (rpc::Lines::default(), None, vec![0; 64 << 10]);
-        let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    /// The loop. What it waits for is over at the latest when `tick` says.
+    fn run(&mut self) -> Result<std::convert::Infallible, String> {
+        let failed = |error: io::Error| format!("can't serve: {error}");
+        let (wake, waker) = UnixStream::pair().map_err(failed)?;
+        [&wake, &waker].iter().try_for_each(|end| end.set_nonblocking(true)).map_err(failed)?;
+        let (sender, events) = mpsc::channel();
+        let _ = POST.set((sender, waker));
+        sys::catch_signals();
+        self.stdin = Some(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?.into());
+        self.desk.buffer = vec![0; PIPE_BYTES];
+        let (mut lines, mut chunk, mut set) = (rpc::Lines::default(), vec![0; 64 << 10], Vec::new());
         loop {
-            match sys::poll_stdio(self.stdout.pending() < STDOUT_PENDING_MAX) {
-                None => break,
-                Some(false) => continue,
-                Some(true) => {}
+            let until = self.tick();
+            let stdin = self.stdin.as_ref().filter(|_| self.desk.stdout.waiting.len() < STDOUT_WAITING_MAX);
+            set.clear();
+            set.push(sys::watch(wake.as_raw_fd(), libc::POLLIN));
+            set.push(self.desk.stdout.watch());
+            set.push(sys::watch(stdin.map_or(-1, File::as_raw_fd), libc::POLLIN));
+            let some_room = self.desk.peers.len() < 2 * PEERS_MAX;
+            let listener = self.bridge.as_ref().filter(|bridge| some_room && bridge.rests_until <= Instant::now());
+            set.push(sys::watch(listener.map_or(-1, |bridge| bridge.listener.as_raw_fd()), libc::POLLIN));
+            set.extend(self.desk.peers.values().map(Peer::watch));
+            let peers: Vec<_> = self.desk.peers.keys().copied().collect();
+            set.extend(self.interpreters.values().filter_map(Interpreter::watch).flatten());
+            sys::poll(&mut set, until);
+            let (ours, theirs) = set.split_at(4);
+            let (of_peers, theirs) = theirs.split_at(peers.len());
+            let running = self.interpreters.values_mut().filter(|one| one.process.is_some());
+            for (interpreter, ready) in running.zip(theirs.chunks(3)) {
+                interpreter.attend(ready, &mut self.desk);
             }
-            match stdin.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(count) => lines.feed(&chunk[..count], |line| self.take_line(line, &mut agreed)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            for (id, ready) in peers.into_iter().zip(of_peers).filter(|(_, ready)| ready.revents != 0) {
+                self.attend_peer(id, ready.revents);
+            }
+            if ours[3].revents != 0 {
+                self.accept();
+            }
+            if ours[1].revents != 0 && !self.desk.stdout.attend(ours[1].revents) {
+                self.end_stdin(); // nobody reads our answers any more, which comes to the same
+            }
+            if let (true, Some(stdin)) = (ours[2].revents != 0, &mut self.stdin) {
+                match stdin.read(&mut chunk) {
+                    Ok(0) => {
+                        mem::take(&mut lines).finish(|line| self.take_line(line));
+                        self.end_stdin();
+                    }
+                    Ok(count) => lines.feed(&chunk[..count], |line| self.take_line(line)),
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                    Err(error) => return Err(format!("stdin can't be read: {error}")),
+                }
+            }
+            if ours[0].revents != 0 {
+                let mut bytes = [0; 64]; // each wakes; the loop takes the events, and what is not zero is a signal
+                let count = (&wake).read(&mut bytes).unwrap_or(0);
+                bytes[..count]
+                    .iter()
+                    .filter(|byte| **byte != 0)
+                    .for_each(|byte| self.leave(128 + i32::from(*byte), SIGNAL_GRACE));
+                events.try_iter().for_each(|event| event(self));
             }
         }
-        lines.finish(|line| self.take_line(line, &mut agreed));
-        Ok(())
+    }
+
+    /// What the clock asks for; returns when to look again.
+    fn tick(&mut self) -> Instant {
+        let now = Instant::now();
+        let late: Vec<_> = self.desk.peers.iter().filter(|(_, peer)| peer.until <= now).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.attend_peer(id, 0));
+        let desk = &mut self.desk;
+        self.interpreters.retain(|_, interpreter| !interpreter.has_gone(now));
+        let ticks = self.interpreters.values_mut().map(|interpreter| interpreter.tick(now, desk));
+        let next = ticks.fold(now + IDLE_TICK, Instant::min);
+        let rest = self.bridge.as_ref().map(|bridge| bridge.rests_until).filter(|until| *until > now);
+        let mut next = desk.peers.values().map(|peer| peer.until).chain(rest).fold(next, Instant::min);
+        if let (Some(end), None) = (self.drain_by, self.leaving) {
+            if end <= now || (desk.calls.is_empty() && desk.stdout.waiting.is_empty()) {
+                self.leave(0, EOF_GRACE);
+                return now;
+            }
+            next = next.min(end);
+        }
+        if let Some((code, end)) = self.leaving {
+            if end + KILL_LIMIT <= now || self.interpreters.values().all(|one| one.process.is_none()) {
+                self.exit(code);
+            }
+            next = next.min(end + KILL_LIMIT);
+        }
+        next
+    }
+
+    fn end_stdin(&mut self) {
+        self.stdin = None;
+        self.drain_by.get_or_insert(Instant::now() + DRAIN_LIMIT);
     }
 
     /// Ends the process (I11): idle workers leave by themselves within `grace`, busy ones are killed at once, at last
-    /// every group is. Takes `grace` and two KILL_LIMITs at most. A second caller waits for the first to end it.
-    fn shut_down(&self, code: i32, grace: Duration) -> ! {
-        if self.closing.swap(true, SeqCst) {
-            loop {
-                thread::park();
-            }
-        }
-        let end = Instant::now() + grace;
-        self.each_interpreter(|interpreter| interpreter.leave_by(end));
-        self.wait(grace + KILL_LIMIT, |calls| calls.pumps == 0);
-        for id in std::mem::take(&mut lock(&self.calls).listening) {
+    /// every group is. Takes `grace` and two KILL_LIMITs at most.
+    fn leave(&mut self, code: i32, grace: Duration) {
+        let (_, end) = *self.leaving.get_or_insert((code, Instant::now() + grace));
+        self.desk.closing = true;
+        self.interpreters.values_mut().for_each(|interpreter| interpreter.leave_by = Some(end));
+    }
+
+    fn exit(&mut self, code: i32) -> ! {
+        for id in mem::take(&mut self.desk.listening) {
             let mut result = in_era(json!({}), true);
             result["_meta"]["io.modelcontextprotocol/subscriptionId"] = id.clone();
-            self.stdout.send(&rpc::response(&id, result));
+            self.desk.stdout.send(&rpc::response(&id, result));
         }
-        lock(&self.files).remove();
-        self.stdout.flush(Instant::now() + KILL_LIMIT);
+        self.interpreters.values().filter_map(|one| one.process.as_ref()).for_each(Process::kill_group);
+        self.desk.files.remove();
+        self.bridge = None;
+        let end = Instant::now() + KILL_LIMIT;
+        while !self.desk.stdout.waiting.is_empty() && Instant::now() < end {
+            let mut set = [self.desk.stdout.watch()];
+            sys::poll(&mut set, end);
+            self.desk.stdout.attend(set[0].revents);
+        }
         std::process::exit(code)
     }
 
-    /// Waits until it is so, at most `limit`; returns whether it is.
-    fn wait(&self, limit: Duration, so: impl Fn(&Calls) -> bool) -> bool {
-        let waited = self.ended.wait_timeout_while(lock(&self.calls), limit, |calls| !so(calls));
-        so(&waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    fn each_interpreter(&self, mut action: impl FnMut(&Arc<Interpreter>)) {
-        let all: Vec<_> = lock(&self.interpreters).values().cloned().collect();
-        all.iter().for_each(&mut action);
-    }
-
     /// The first message that is not `server/discover`: some hosts start a server just to ask that and kill it.
-    fn begin(&'static self) {
-        if self.begun.swap(true, SeqCst) {
-            return;
-        }
-        let started = start_thread("begin", || {
-            let builtin = self.interpreter(BUILTIN);
-            builtin.launch(lock(&builtin.state));
-            self.host();
-            lock(&self.files).open().map_or_else(|why| say(&why), drop);
-        });
-        started.unwrap_or_else(|why| say(&why));
-    }
-
-    /// Runs a call that may take its time beside the reading of stdin (I2).
-    fn in_thread(&'static self, key: u64, body: impl FnOnce() -> Value + Send + 'static) {
-        let run = move || {
-            let result = body();
-            lock(&self.calls).in_threads -= 1;
-            self.answer(key, result);
-        };
-        let mut calls = lock(&self.calls);
-        calls.in_threads += 1;
-        let free = calls.in_threads <= CALLS_IN_THREADS_MAX;
-        drop(calls);
-        let busy = || Err(format!("{CALLS_IN_THREADS_MAX} calls of this kind are running already"));
-        if let Err(why) = if free { start_thread("call", run) } else { busy() } {
-            lock(&self.calls).in_threads -= 1;
-            self.answer(key, tool_text(&why, true));
+    fn begin(&mut self) {
+        if !mem::replace(&mut self.begun, true) {
+            let (builtin, desk) = self.interpreter(BUILTIN);
+            builtin.launch(desk);
+            let look_around = || {
+                PUBLISHED.as_ref().map_or_else(|why| say(why), |()| ());
+                remove_the_dead();
+            };
+            start_thread("begin", look_around).unwrap_or_else(|why| say(&why));
         }
     }
 
-    /// Sends the result of an open call; false where it was cancelled meanwhile, then nothing is sent.
-    fn answer(&self, key: u64, result: Value) -> bool {
-        let mut calls = lock(&self.calls);
-        let Some(call) = calls.open.remove(&key) else { return false };
-        self.stdout.send(&rpc::response(&call.id, in_era(result, call.modern)));
-        drop(calls);
-        self.ended.notify_all();
+    /// Does what may take its time in a thread (I2).
+    fn errand(&mut self, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+        ensure(self.desk.errands < ERRANDS_MAX, || format!("{ERRANDS_MAX} calls of this kind are running already"))?;
+        self.desk.errands += 1;
+        start_thread("errand", || {
+            work();
+            post(|server| server.desk.errands -= 1);
+        })
+        .inspect_err(|_| self.desk.errands -= 1)
+    }
+
+    /// MCP's cancellation: of the newest request with this id.
+    fn cancel_request(&mut self, id: &Value) {
+        self.desk.listening.retain(|listening| listening != id);
+        let is_it = |call: &Call| matches!(&call.to, To::Mcp { id: its, .. } if its == id);
+        let newest = self.desk.calls.iter().rev().find(|(_, call)| is_it(call)).map(|(key, _)| *key);
+        newest.into_iter().for_each(|key| self.cancel(key));
+    }
+
+    /// Nobody wants the answer any more.
+    fn cancel(&mut self, key: u64) {
+        let interpreter = self.desk.calls.remove(&key).and_then(|call| self.interpreters.get_mut(&call.interpreter?));
+        interpreter.into_iter().for_each(|interpreter| _ = interpreter.interrupt(Some(key), &mut self.desk));
+    }
+
+    /// Runs a tool for an open call; an error is for the caller to pass on.
+    fn run_tool(&mut self, key: u64, tool: &Tool, given: Object) -> Result<(), String> {
+        let given = tool.check(given)?;
+        match tool.run {
+            Run::Cell(request) => {
+                let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
+                let name = text(&given, "interpreter").unwrap_or(BUILTIN);
+                self.run_cell(name, Cell { key, request: request(&given), timeout })
+            }
+            Run::Errand(handler) => self.errand(move || {
+                let result = handler(key, &given).unwrap_or_else(|why| tool_text(&why, true));
+                post(move |server| _ = server.desk.answer(key, result));
+            }),
+        }
+    }
+}
+
+impl Desk {
+    fn key(&mut self) -> u64 {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    fn open_call(&mut self, to: To, token: Option<Value>) -> u64 {
+        let (key, now) = (self.key(), Instant::now());
+        let progress = token.map(|token| Progress { token, since: now, last: now, chars: 0 });
+        self.calls.insert(key, Call { to, progress, interpreter: None, then: None });
+        key
+    }
+
+    /// The end of a call's cell. False where the call was cancelled meanwhile: nothing is sent then.
+    fn finish(&mut self, key: u64, text: &str, is_error: bool, exit: i32) -> bool {
+        let Some(call) = self.calls.get_mut(&key) else { return false };
+        let mut told = json!({"result": text, "is_error": is_error, "exit_code": exit});
+        match (&call.to, call.then.take()) {
+            (_, Some(errand)) => errand.send(if is_error { Err(text.to_owned()) } else { Ok(()) }).is_ok(),
+            (To::Execute(id) | To::Stream(id, Stream { begun: false, .. }), None) if exit == UNKNOWN => {
+                let id = *id;
+                self.refuse(id, "404 Not Found", text);
+                self.calls.remove(&key).is_some()
+            }
+            (To::Execute(_), None) => {
+                told["images"] = json!([]);
+                self.answer(key, told)
+            }
+            (To::Stream(..), None) => {
+                self.event(key, Some(told), true);
+                self.calls.remove(&key).is_some()
+            }
+            (To::Mcp { .. } | To::Tool(_), None) => self.answer(key, tool_text(text, is_error)),
+        }
+    }
+
+    /// Sends the result of an open call; false where it was cancelled meanwhile.
+    fn answer(&mut self, key: u64, result: Value) -> bool {
+        match self.calls.remove(&key).map(|call| call.to) {
+            None => return false,
+            Some(To::Mcp { id, modern }) => self.stdout.send(&rpc::response(&id, in_era(result, modern))),
+            Some(To::Tool(id) | To::Execute(id) | To::Stream(id, _)) => self.respond(id, &result),
+        }
         true
     }
 
-    /// Sends progress of an open call, under the lock that `answer` takes: never after the answer. Progress that the
-    /// host does not take at once would only make its queue longer.
-    fn progress(&self, key: u64, elapsed: Duration, message: &str) {
-        let calls = lock(&self.calls);
-        let Some(token) = calls.open.get(&key).and_then(|call| call.progress_token.as_ref()) else { return };
-        if self.stdout.pending() == 0 {
-            let progress = elapsed.as_millis() as f64 / 1000.0;
-            let params = json!({"progressToken": token, "progress": progress, "message": message});
-            self.stdout.send(&rpc::notification("notifications/progress", params));
+    /// Tells a call that asked for it how its cell gets on; returns when to look again. Progress that the host does
+    /// not take at once would only make its queue longer.
+    fn report(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Option<Instant> {
+        let progress = self.calls.get_mut(&key)?.progress.as_mut()?;
+        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST } {
+            (progress.last, progress.chars) = (now, chars);
+            let elapsed = now - progress.since;
+            let message = Some(line()).filter(|line| !line.is_empty());
+            let message = message.unwrap_or_else(|| format!("running for {} s", elapsed.as_secs()));
+            let seconds = elapsed.as_millis() as f64 / 1000.0;
+            let params = json!({"progressToken": progress.token, "progress": seconds, "message": message});
+            if self.stdout.waiting.is_empty() {
+                self.stdout.send(&rpc::notification("notifications/progress", params));
+            }
         }
-    }
-
-    fn cancel(&self, id: &Value) {
-        let mut calls = lock(&self.calls);
-        calls.listening.retain(|listening| listening != id);
-        let newest = calls.open.iter().rev().find(|(_, call)| call.id == *id).map(|(key, _)| *key);
-        let Some((key, call)) = newest.and_then(|key| calls.open.remove_entry(&key)) else { return };
-        drop(calls);
-        self.ended.notify_all();
-        if let Some(interpreter) = call.interpreter {
-            interpreter.interrupt(key);
-        }
+        Some(now + PROGRESS_EVERY)
     }
 }
 
-/// The way out. The thread that has an answer writes it itself: a hop to another thread costs 30 to 60 µs. Only what
-/// stdout does not take at once is left to the stdout thread, so a slow reader blocks no cell and loses nothing.
+/// The way out: what stdout does not take at once waits here, so a slow reader holds up no cell and loses nothing.
 #[derive(Default)]
 struct Stdout {
-    /// The first message stays while it is being written, so that nobody overtakes it.
-    waiting: Mutex<VecDeque<Vec<u8>>>,
-    pending: AtomicUsize,
-    more: Condvar,
+    waiting: VecDeque<u8>,
+    gone: bool, // nobody reads it any more
 }
 
 impl Stdout {
-    fn send(&self, message: &[u8]) {
-        let mut waiting = lock(&self.waiting);
-        let written = if waiting.is_empty() { sys::write_ready(io::stdout().as_fd(), message) } else { 0 };
-        if written < message.len() {
-            self.pending.fetch_add(message.len() - written, SeqCst);
-            waiting.push_back(message[written..].to_vec());
-            self.more.notify_one();
+    fn send(&mut self, message: &[u8]) {
+        let written = if self.waiting.is_empty() { sys::write_ready(1, message) } else { 0 };
+        if !self.gone {
+            self.waiting.extend(&message[written..]);
         }
     }
 
-    /// Bytes that wait.
-    fn pending(&self) -> usize {
-        self.pending.load(SeqCst)
+    fn watch(&self) -> libc::pollfd {
+        let events = if self.waiting.is_empty() { 0 } else { libc::POLLOUT }; // without events: whether it is gone
+        sys::watch(if self.gone { -1 } else { 1 }, events)
     }
 
-    fn flush(&self, end: Instant) {
-        while self.pending() > 0 && Instant::now() < end {
-            thread::sleep(Duration::from_millis(2)); // only for a slow reader, at the end
-        }
-    }
-
-    /// The stdout thread. When stdout breaks, the main thread sees it too and ends the server.
-    fn write_what_waits(&self) {
-        let mut waiting = lock(&self.waiting);
-        loop {
-            let Some(front) = waiting.front_mut() else {
-                waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let message = std::mem::take(front);
-            drop(waiting);
-            let mut written = 0;
-            while written < message.len() {
-                sys::poll([(io::stdout().as_fd(), false, true)], IDLE_TICK);
-                written += sys::write_ready(io::stdout().as_fd(), &message[written..]);
-            }
-            waiting = lock(&self.waiting);
-            self.pending.fetch_sub(message.len(), SeqCst);
-            waiting.pop_front();
-        }
+    /// Writes on; false once nobody reads.
+    fn attend(&mut self, ready: libc::c_short) -> bool {
+        self.gone = ready & !libc::POLLOUT != 0;
+        let written = match self.gone {
+            true => self.waiting.len(),
+            false => sys::write_ready(1, self.waiting.as_slices().0),
+        };
+        self.waiting.drain(..written);
+        self.waiting.shrink_to(PIPE_BYTES);
+        !self.gone
     }
 }
 
-// ── 4. MCP methods ──────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 4. MCP methods ───────────────────────────────────────────────────────────────────────────────────────────────────
 //
 // A request whose `_meta` names 2026-07-28 is served by that version, which has no session; any other by the versions
 // before it, whether or not `initialize` came first. Both may mix on one connection.
@@ -418,9 +557,6 @@ keeps its variables. Output over 25,000 characters is shown with its head and ta
 answer names. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be named as `interpreter` \
 straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
-/// The version that `initialize` agreed on; owned by the thread that reads stdin.
-type Agreed = Option<&'static str>;
-
 /// A JSON-RPC error: code, message, data (null for none).
 type Failure = (i64, String, Value);
 
@@ -429,16 +565,17 @@ fn refuse<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 }
 
 impl Server {
-    fn take_line(&'static self, line: rpc::Line, agreed: &mut Agreed) {
+    fn take_line(&mut self, line: rpc::Line) {
         match rpc::parse(line) {
-            rpc::Message::Request { id, method, params } => match self.request(&id, &method, &params, agreed) {
-                Ok(()) => {}
-                Err((code, message, data)) => self.stdout.send(&rpc::error(Some(&id), code, &message, data)),
+            rpc::Message::Request { id, method, params } => match self.request(&id, &method, &params) {
+                Ok(None) => {}
+                Ok(Some(result)) => self.desk.stdout.send(&rpc::response(&id, result)),
+                Err((code, message, data)) => self.desk.stdout.send(&rpc::error(Some(&id), code, &message, data)),
             },
             rpc::Message::Notification { method, params } => {
                 self.begin();
                 if method == "notifications/cancelled" {
-                    self.cancel(&params["requestId"]);
+                    self.cancel_request(&params["requestId"]);
                 }
             }
             rpc::Message::Nothing => {}
@@ -446,14 +583,15 @@ impl Server {
             rpc::Message::Invalid { id, code, why } => {
                 say(&format!("refused: {why}"));
                 // Schemas before 2025-11-25 require an id in errors: there we keep silent where it is not known.
-                if id.is_some() || matches!(agreed, None | Some("2025-11-25")) {
-                    self.stdout.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
+                if id.is_some() || matches!(self.agreed, None | Some("2025-11-25")) {
+                    self.desk.stdout.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
                 }
             }
         }
     }
 
-    fn request(&'static self, id: &Value, method: &str, params: &Value, agreed: &mut Agreed) -> Result<(), Failure> {
+    /// The result of a request; None where it is answered later.
+    fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<Option<Value>, Failure> {
         if method != "server/discover" {
             self.begin();
         }
@@ -465,48 +603,54 @@ impl Server {
             ("initialize", false) => {
                 let asked = &params["protocolVersion"];
                 let version = LEGACY.into_iter().find(|known| asked == *known).unwrap_or(LEGACY[0]);
-                *agreed = Some(version);
-                let (capabilities, info) = (json!({"tools": {}}), server_info());
-                json!({"protocolVersion": version, "capabilities": capabilities, "serverInfo": info,
+                self.agreed = Some(version);
+                json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
                        "instructions": INSTRUCTIONS})
             }
             ("ping", false) => json!({}),
             ("server/discover", true) => {
                 json!({"supportedVersions": versions(), "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
             }
-            ("subscriptions/listen", true) => return self.listen(id, params),
+            ("subscriptions/listen", true) => return self.listen(id, params).map(|()| None),
             ("tools/list", _) if !params["cursor"].is_null() => {
                 return refuse(rpc::INVALID_PARAMS, "unknown cursor: all tools are on one page");
             }
-            ("tools/list", _) => json!({"tools": tools().iter().map(|tool| &tool.shown).collect::<Vec<_>>()}),
-            ("tools/call", _) => return self.tools_call(id, params, modern),
+            ("tools/list", _) => {
+                let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, None);
+                let list = move || {
+                    let mut result = json!({"tools": tool_list()});
+                    if modern {
+                        cache(&mut result);
+                    }
+                    post(move |server| _ = server.desk.answer(key, result));
+                };
+                return self.errand(list).map(|()| None).or_else(|why| refuse(rpc::INTERNAL_ERROR, why));
+            }
+            ("tools/call", _) => return self.tools_call(id, params, modern).map(|()| None),
             _ => return refuse(rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here")),
         };
         if modern {
-            result["ttlMs"] = json!(CACHE_MS);
-            result["cacheScope"] = json!("private");
+            cache(&mut result);
         }
-        self.stdout.send(&rpc::response(id, in_era(result, modern)));
-        Ok(())
+        Ok(Some(in_era(result, modern)))
     }
 
     /// Nothing here changes while we run, so nothing is granted; the stream stays open as the client wants it.
-    fn listen(&self, id: &Value, params: &Value) -> Result<(), Failure> {
+    fn listen(&mut self, id: &Value, params: &Value) -> Result<(), Failure> {
         if !params["notifications"].is_object() {
             return refuse(rpc::INVALID_PARAMS, "subscriptions/listen: notifications must be an object");
         }
-        let mut calls = lock(&self.calls);
-        if calls.listening.len() >= CALLS_IN_THREADS_MAX {
-            return refuse(rpc::INTERNAL_ERROR, format!("{CALLS_IN_THREADS_MAX} subscriptions are open already"));
+        if self.desk.listening.len() >= ERRANDS_MAX {
+            return refuse(rpc::INTERNAL_ERROR, format!("{ERRANDS_MAX} subscriptions are open already"));
         }
-        calls.listening.push(id.clone());
+        self.desk.listening.push(id.clone());
         let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
-        self.stdout.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
+        self.desk.stdout.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
         Ok(())
     }
 
-    fn tools_call(&'static self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
-        let Some(tool) = tools().iter().find(|tool| tool.shown["name"] == params["name"]) else {
+    fn tools_call(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
+        let Some(tool) = find_tool(params["name"].as_str().unwrap_or_default()) else {
             return refuse(rpc::INVALID_PARAMS, format!("tools/call: unknown tool {}", params["name"]));
         };
         let arguments = match &params["arguments"] {
@@ -514,40 +658,13 @@ impl Server {
             Value::Object(arguments) => arguments.clone(),
             _ => return refuse(rpc::INVALID_PARAMS, "tools/call: arguments must be an object"),
         };
-        let token = &params["_meta"]["progressToken"];
-        let token = (token.is_string() || token.is_i64() || token.is_u64()).then(|| token.clone());
-        let now = Instant::now();
-        let progress = token.is_some().then_some(Progress { since: now, last: now, chars: 0 });
-        let key = {
-            let mut calls = lock(&self.calls);
-            calls.last_key += 1;
-            let key = calls.last_key;
-            calls.open.insert(key, Call { id: id.clone(), modern, progress_token: token, interpreter: None });
-            key
-        };
-        match (tool.check(arguments), &tool.run) {
-            (Err(why), _) => drop(self.answer(key, tool_text(&why, true))),
-            (Ok(given), Run::Cell(request)) => {
-                // From the thread that reads stdin: so cells run in the order they came.
-                let interpreter = self.interpreter(text(&given, "interpreter").unwrap_or(BUILTIN));
-                let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
-                let reply = Box::new(move |text: &str, is_error| self.answer(key, tool_text(text, is_error)));
-                self.run_cell(&interpreter, Cell { key, request: request(&given), timeout, progress, reply });
-            }
-            (Ok(arguments), Run::Thread(handler)) => {
-                let call = ToolCall { key, progress, arguments };
-                self.in_thread(key, move || handler(self, call).unwrap_or_else(|why| tool_text(&why, true)));
-            }
+        let token = Some(&params["_meta"]["progressToken"]);
+        let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
+        let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, token);
+        if let Err(why) = self.run_tool(key, tool, arguments) {
+            self.desk.answer(key, tool_text(&why, true));
         }
         Ok(())
-    }
-
-    /// Hands a call's cell to its interpreter, where a cancellation will look for it.
-    fn run_cell(&self, interpreter: &Arc<Interpreter>, cell: Cell) {
-        if let Some(call) = lock(&self.calls).open.get_mut(&cell.key) {
-            call.interpreter = Some(interpreter.clone());
-        }
-        interpreter.submit(cell);
     }
 }
 
@@ -578,6 +695,12 @@ fn server_info() -> Value {
     json!({"name": NAME, "title": "Python Interpreter (mcp-py)", "version": VERSION})
 }
 
+/// Lists never vary while we run.
+fn cache(result: &mut Value) {
+    result["ttlMs"] = json!(CACHE_MS);
+    result["cacheScope"] = json!("private");
+}
+
 /// A result as its era wants it.
 fn in_era(mut result: Value, modern: bool) -> Value {
     if modern {
@@ -587,28 +710,24 @@ fn in_era(mut result: Value, modern: bool) -> Value {
     result
 }
 
-// ── 5. The tools ────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 5. The tools ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// One entry serves tools/list, the check of arguments and the call.
 struct Tool {
-    /// The tool as tools/list shows it.
-    shown: Value,
+    shown: Value, // as tools/list shows it
     run: Run,
 }
 
+#[derive(Clone, Copy)]
 enum Run {
     /// In an interpreter, in turn: what its worker is asked (worker.py has the protocol).
     Cell(fn(&Object) -> Value),
-    /// In a thread of its own: it looks at files or processes. An error is a text for people.
-    Thread(fn(&'static Server, ToolCall) -> Result<Value, String>),
+    /// As an errand, for it looks at files or processes; with the call's key and arguments.
+    Errand(fn(u64, &Object) -> Outcome),
 }
 
-/// A call that runs in a thread.
-struct ToolCall {
-    key: u64,
-    progress: Option<Progress>,
-    arguments: Object,
-}
+/// The result of a tool; an error is a text for people.
+type Outcome = Result<Value, String>;
 
 type Object = Map<String, Value>;
 
@@ -622,36 +741,43 @@ fn tools() -> &'static [Tool] {
     TOOLS.get_or_init(|| {
         let string = |description| json!({"type": "string", "description": description});
         let flag = |description| json!({"type": "boolean", "description": description});
-        let interpreter = string("Which interpreter; \"builtin\" when left out. list_interpreters names them.");
+        let which = || json!({
+            "interpreter": string("Which interpreter; \"builtin\" when left out. list_interpreters names them."),
+        });
+        let interpreter = structure(&[
+            ("string", "name source state"), ("boolean", "has_startup_script"), ("integer null", "pid"),
+            ("string null", "python_path cwd description started_at uptime python_version"),
+        ]);
+        let session = structure(&[
+            ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
+            ("integer null", "claude_pid host_pid"), ("integer", "server_pid"), ("boolean", "verified"),
+            ("string", "started_at uptime version"),
+        ]);
+        let list = json!({"type": "object", "required": ["result"], "properties": {
+            "result": {"type": "array", "items": interpreter},
+        }});
+        let mut execute = which();
+        execute["code"] = string("Python source, any number of lines.");
+        execute["timeout"] = json!({"type": "number", "minimum": 0, "maximum": SECONDS.end(), "description":
+            "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."});
         vec![
-            tool("execute", "Execute Python Code", "",
-                Run::Cell(|given| json!({"op": "run", "code": given["code"]})), &["code"], json!({
-                "code": string("Python source, any number of lines."),
-                "interpreter": interpreter,
-                "timeout": {"type": "number", "minimum": 0, "maximum": SECONDS.end(), "description":
-                    "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
-            }), Value::Null, "\
+            tool("execute", "Execute Python Code", "", Run::Cell(|given| json!({"op": "run", "code": given["code"]})),
+                &["code"], execute, ("_meta", json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT})), "\
 Run Python code in a persistent interpreter. Variables, imports, functions stay for later calls (until `reset`); the \
 value of the last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as \
 text. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out or exit() ends the cell, \
 not the interpreter; if the process itself dies, the answer says so and the variables are gone. Output over 25,000 \
 characters is shown with its head and tail and ends with the path of a file that holds all of it."),
-            tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell(|_| json!({"op": "reset"})), &[],
-                json!({"interpreter": interpreter}), Value::Null, "\
+            tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell(|_| json!({"op": "reset"})),
+                &[], which(), NOTHING, "\
 Delete all variables, functions and imports of an interpreter. Its process goes on."),
             tool("list_vars", "List Python Variables", "read-only idempotent",
-                Run::Cell(|_| json!({"op": "list_vars"})), &[], json!({"interpreter": interpreter}), Value::Null, "\
+                Run::Cell(|_| json!({"op": "list_vars"})), &[], which(), NOTHING, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
-            tool("get_session_info", "Get Session Info", "read-only idempotent", Run::Thread(get_session_info), &[],
-                json!({}), structure(&[
-                    ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
-                    ("integer null", "claude_pid host_pid"),
-                    ("integer", "server_pid"),
-                    ("string", "started_at uptime version"),
-                    ("boolean", "verified"),
-                ]), "\
+            tool("get_session_info", "Get Session Info", "read-only idempotent", Run::Errand(get_session_info),
+                &[], json!({}), ("outputSchema", session), "\
 What this server knows of its session: host process, project, output directory, transcript, uptime."),
-            tool("add_interpreter", "Add External Interpreter", "", Run::Thread(add_interpreter),
+            tool("add_interpreter", "Add External Interpreter", "", Run::Errand(add_interpreter),
                 &["name", "python_path"], json!({
                 "name": string("1 to 64 of A-Z a-z 0-9 . _ -"),
                 "python_path": string("The Python executable; may be relative to the project, and start with ~."),
@@ -661,49 +787,65 @@ What this server knows of its session: host process, project, output directory, 
                 "startup_script": string("Python code to run at each start; if it raises, the start fails."),
                 "description": string("What it is for."),
                 "save": flag("Keep it for later sessions. Default false."),
-            }), interpreter_structure(), "\
+            }), ("outputSchema", interpreter), "\
 Start another Python, such as a project's virtual environment, as a process beside the builtin one; then pass its \
 name as `interpreter`. With save it is there in later sessions too. Adding a running one again with the same path is \
 fine; a saved one is started with its saved settings, and what is given here replaces them for this run."),
-            tool("stop_interpreter", "Stop Interpreter", "destructive", Run::Thread(stop_interpreter),
+            tool("stop_interpreter", "Stop Interpreter", "destructive", Run::Errand(stop_interpreter),
                 &["name"], json!({
                 "name": string("Which one."),
                 "remove": flag("Also delete its saved configuration. Default false."),
-            }), Value::Null, "\
+            }), NOTHING, "\
 End an interpreter's process: its variables are gone. A saved one stays in the list unless remove is true. The builtin \
 one can't be stopped; use reset."),
-            tool("list_interpreters", "List Interpreters", "read-only idempotent", Run::Thread(list_interpreters),
-                &[], json!({}), json!({
-                "type": "object", "required": ["result"],
-                "properties": {"result": {"type": "array", "items": interpreter_structure()}},
-            }), "\
+            tool("list_interpreters", "List Interpreters", "read-only idempotent", Run::Errand(list_interpreters),
+                &[], json!({}), ("outputSchema", list), "\
 All interpreters: builtin, saved, added in this session, and those found in the project."),
         ]
     })
 }
 
-/// `hints` are the annotations that hold. `output` is the schema of the structured result, null where there is none.
+const NOTHING: (&str, Value) = ("", Value::Null);
+
+fn find_tool(name: &str) -> Option<&'static Tool> {
+    tools().iter().find(|tool| tool.shown["name"] == name)
+}
+
+/// The tools as tools/list shows them. Takes a `ps`: where a Claude on this machine is the host, it may use the client.
+fn tool_list() -> Vec<Value> {
+    let mut list: Vec<_> = tools().iter().map(|tool| tool.shown.clone()).collect();
+    if HOST.is_claude {
+        let own = env::current_exe().unwrap_or_default();
+        let name =
+            find_on_path("mcp-py-client").map_or(format!("{} client", own.display()), |_| "mcp-py-client".into());
+        let hint = format!(
+            " Code of several lines is easier to approve as `{name} <<'PY' … PY` in the shell: the same Python."
+        );
+        list[0]["description"] = json!(list[0]["description"].as_str().unwrap_or_default().to_owned() + &hint);
+    }
+    list
+}
+
+/// `hints` are the annotations that hold; `more` is a further member.
 #[rustfmt::skip]
 #[allow(clippy::too_many_arguments)] // they are the columns of the table above
 fn tool(
-    name: &str, title: &str, hints: &str, run: Run, required: &[&str], properties: Value, output: Value, text: &str,
+    name: &str, title: &str, hints: &str, run: Run, required: &[&str], properties: Value, more: (&str, Value),
+    text: &str,
 ) -> Tool {
     let hint = |word| hints.contains(word);
-    let mut shown = json!({
-        "name": name, "title": title, "description": text,
-        "inputSchema": {
-            "type": "object", "properties": properties, "required": required, "additionalProperties": false,
-        },
-        "annotations": {
-            "title": title, "readOnlyHint": hint("read-only"), "destructiveHint": hint("destructive"),
-            "idempotentHint": hint("idempotent"), "openWorldHint": false,
-        },
+    let input = json!({
+        "type": "object", "properties": properties, "required": required, "additionalProperties": false,
     });
-    if !output.is_null() {
-        shown["outputSchema"] = output;
-    }
-    if name == "execute" {
-        shown["_meta"] = json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT});
+    let annotations = json!({
+        "title": title, "readOnlyHint": hint("read-only"), "destructiveHint": hint("destructive"),
+        "idempotentHint": hint("idempotent"), "openWorldHint": false,
+    });
+    let mut shown = json!({
+        "name": name, "title": title, "description": text, "inputSchema": input, "annotations": annotations,
+    });
+    if !more.1.is_null() {
+        shown[more.0] = more.1;
     }
     Tool { shown, run }
 }
@@ -712,20 +854,10 @@ fn tool(
 fn structure(members: &[(&str, &str)]) -> Value {
     let mut properties = Map::new();
     for (types, names) in members {
-        let types: Vec<_> = types.split(' ').collect();
-        properties.extend(names.split(' ').map(|name| (name.to_owned(), json!({ "type": types }))));
+        let schema = json!({"type": types.split(' ').collect::<Vec<_>>()});
+        properties.extend(names.split(' ').map(|name| (name.to_owned(), schema.clone())));
     }
-    let required: Vec<_> = properties.keys().cloned().collect();
-    json!({"type": "object", "properties": properties, "required": required})
-}
-
-fn interpreter_structure() -> Value {
-    structure(&[
-        ("string", "name source state"),
-        ("string null", "python_path cwd description started_at uptime python_version"),
-        ("boolean", "has_startup_script"),
-        ("integer null", "pid"),
-    ])
+    json!({"type": "object", "required": properties.keys().collect::<Vec<_>>(), "properties": properties})
 }
 
 impl Tool {
@@ -738,37 +870,33 @@ impl Tool {
             let known = properties.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(format!("{name}: unknown argument {unknown:?}; it takes: {known}"));
         }
+        given.retain(|_, value| !value.is_null());
+        let clean = |text: &str| !text.contains('\0');
+        let variable = |(name, value): (&String, &Value)| {
+            !name.is_empty() && !name.contains('=') && clean(name) && value.as_str().is_some_and(clean)
+        };
         for (argument, property) in properties {
             let required = schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == argument));
-            let value = match given.get(argument) {
-                None | Some(Value::Null) if !required => {
-                    given.remove(argument);
-                    continue;
-                }
-                value => value.unwrap_or(&Value::Null),
-            };
-            let variable = |(name, value): (&String, &Value)| {
-                !name.is_empty()
-                    && !name.contains(['=', '\0'])
-                    && value.as_str().is_some_and(|value| !value.contains('\0'))
-            };
+            let Some(value) = given.get(argument).or(required.then_some(&Value::Null)) else { continue };
             let (fits, expected) = match property["type"].as_str() {
                 Some("string") => (value.is_string(), "a string"),
                 Some("boolean") => (value.is_boolean(), "true or false"),
                 Some("number") => (value.as_f64().is_some_and(|n| SECONDS.contains(&n)), "a number, 0 to 10000000"),
                 _ => (value.as_object().is_some_and(|env| env.iter().all(variable)), "an object of strings"),
             };
-            if !fits {
-                let came = match value {
-                    Value::Null => "nothing".into(),
-                    _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
-                    value => keep_ends(&value.to_string(), VALUE_SHOWN_CHARS),
-                };
-                return Err(format!("{name}: argument {argument:?} must be {expected}, got {came}"));
-            }
+            let came = match value {
+                Value::Null => "nothing".into(),
+                _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
+                value => keep_ends(&value.to_string(), VALUE_SHOWN_CHARS),
+            };
+            ensure(fits, || format!("{name}: argument {argument:?} must be {expected}, got {came}"))?;
         }
         Ok(given)
     }
+}
+
+fn ensure(holds: bool, else_why: impl FnOnce() -> String) -> Result<(), String> {
+    holds.then_some(()).ok_or_else(else_why)
 }
 
 /// A time limit in seconds from an argument, else from MCP_PY_TIMEOUT, else 600; None for 0: no limit.
@@ -787,96 +915,73 @@ fn tool_text(text: &str, is_error: bool) -> Value {
 }
 
 /// A structured result, and the same as text for clients that show that.
-fn tool_structure(structure: Value) -> Result<Value, String> {
+fn tool_structure(structure: Value) -> Outcome {
     let mut result = tool_text(&structure.to_string(), false);
     result["structuredContent"] = structure;
     Ok(result)
 }
 
-fn get_session_info(server: &'static Server, _: ToolCall) -> Result<Value, String> {
-    let (host, project) = (server.host(), server.project());
-    let (since, started_at) = server.started.get().copied().unwrap_or((Instant::now(), SystemTime::now()));
-    let session_id = host.session_id();
+fn get_session_info(_: u64, _: &Object) -> Outcome {
+    let (id, (since, at), _) = (HOST.session_id(), &*STARTED, &*PUBLISHED);
     // Claude's name for a project among its transcripts
-    let slug: String = project.dir.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let transcript =
-        session_id.as_ref().and_then(|id| Some(config_dir()?.join("projects").join(slug).join(format!("{id}.jsonl"))));
+    let slug = PROJECT.dir.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let transcript = |id: &String| Some(config_dir()?.join("projects").join(slug).join(format!("{id}.jsonl")));
     tool_structure(json!({
-        "session_id": session_id,
-        "project_dir": project.dir.to_string_lossy(),
-        "socket_path": null,
-        "transcript_path": transcript,
-        "output_dir": lock(&server.files).open().ok(),
-        "claude_pid": if host.is_claude { host.pid } else { None },
-        "started_at": iso_time(started_at),
-        "uptime": uptime(since),
-        "host": host.name,
-        "host_pid": host.pid,
+        "session_id": id,
+        "project_dir": PROJECT.dir.to_string_lossy(),
+        "socket_path": ask(|server| server.bridge.as_ref().map(Bridge::reached))?,
+        "transcript_path": id.as_ref().and_then(transcript),
+        "output_dir": ask(|server| server.desk.files.open().ok())?,
+        "claude_pid": HOST.pid.filter(|_| HOST.is_claude),
+        "started_at": iso_time(*at),
+        "uptime": uptime(*since),
+        "host": HOST.name,
+        "host_pid": HOST.pid,
         "server_pid": std::process::id(),
         "version": VERSION,
-        "verified": project.verified,
+        "verified": PROJECT.verified,
     }))
 }
 
-fn list_interpreters(server: &'static Server, _: ToolCall) -> Result<Value, String> {
-    let mut listed: BTreeMap<String, View> = BTreeMap::new();
-    let stopped = |source| move |(name, config)| (name, View { source, config, running: false, process: None });
-    listed.extend(server.discovered().into_iter().map(stopped(Source::Discovered)));
-    match server.saved_configs() {
-        Ok(saved) => listed.extend(saved.into_iter().map(stopped(Source::Saved))),
+fn list_interpreters(_: u64, _: &Object) -> Outcome {
+    let show = |source| move |(name, config): (String, Object)| (name.clone(), describe(&name, source, &config, None));
+    let mut listed: BTreeMap<_, _> = discovered().into_iter().map(show(Source::Discovered)).collect();
+    match saved_configs() {
+        Ok(saved) => listed.extend(saved.into_iter().map(show(Source::Saved))),
         Err(why) => say(&why), // the rest of the list is still true
     }
-    server.interpreter(BUILTIN); // it is listed before its first start too
-    server.each_interpreter(|interpreter| {
-        listed.extend(interpreter.view().map(|view| (interpreter.name.clone(), view)));
-    });
-    let mut result: Vec<_> = listed.iter().map(|(name, view)| view.describe(name)).collect();
-    result.sort_by_key(|entry| entry["name"] != BUILTIN); // stable: the builtin first, then by name
-    tool_structure(json!({ "result": result }))
+    let live = ask(|server| {
+        server.interpreter(BUILTIN); // it is listed before its first start too
+        let live = server.interpreters.values();
+        live.filter_map(|one| Some((one.name.clone(), one.runs(), one.shown()?))).collect::<Vec<_>>()
+    })?;
+    for (name, runs, shown) in live {
+        if runs || !listed.contains_key(&name) {
+            listed.insert(name, shown);
+        }
+    }
+    let builtin = listed.remove(BUILTIN);
+    tool_structure(json!({"result": builtin.into_iter().chain(listed.into_values()).collect::<Vec<_>>()}))
 }
 
-fn add_interpreter(server: &'static Server, call: ToolCall) -> Result<Value, String> {
-    let name = text(&call.arguments, "name").unwrap_or_default().to_owned();
+fn add_interpreter(key: u64, arguments: &Object) -> Outcome {
+    let name = text(arguments, "name").unwrap_or_default().to_owned();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(fits) || name == BUILTIN {
-        return Err(format!(
-            "add_interpreter: name must be 1 to 64 of A-Z a-z 0-9 . _ -, not \"builtin\", got {name:?}"
-        ));
-    }
-    let save = call.arguments.get("save") == Some(&json!(true));
-    let given = server.config_of(&call.arguments);
-    let live = server.known_interpreter(&name);
-    let view = live.as_ref().and_then(|interpreter| interpreter.view());
-    let running = view.as_ref().is_some_and(|view| view.running);
-    let saved = server.saved_configs().map(|mut saved| saved.remove(&name));
+    let good = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
+    let rule = "name must be 1 to 64 of A-Z a-z 0-9 . _ -, not \"builtin\"";
+    ensure(good, || format!("add_interpreter: {rule}, got {name:?}"))?;
+    let save = arguments.get("save") == Some(&json!(true));
+    let (saved, given) = (saved_configs(), config_of(arguments));
     if save {
-        saved.as_ref().map_err(Clone::clone)?; // what can't be read can't be written: say so before anything starts
+        saved.as_ref().map_err(Clone::clone)?; // what can't be read can't be written: say so before the start
     }
-    // What the arguments are laid over: what runs under this name, what is saved, or what stopped in this session.
-    let base = match (view, saved) {
-        (_, Ok(Some(config))) if !running => Some((Source::Saved, config)),
-        (view, _) => view.map(|view| (view.source, view.config)),
-    };
-    let (source, mut config) = match base {
-        Some((source, config)) if config.get("python_path") == given.get("python_path") => (source, config),
-        Some((source, config)) if running || (source == Source::Saved && !save) => {
-            let path = text(&config, "python_path").unwrap_or_default();
-            let (is, way) = match running {
-                true => ("runs", "stop it first with stop_interpreter"),
-                false => ("is saved", "give that path, pass save=true to replace it"),
-            };
-            return Err(format!("{name:?} {is} with {path}: {way}, or choose another name"));
-        }
-        _ => (Source::Transient, Object::new()),
-    };
-    config.extend(given);
-    let interpreter = match live {
-        Some(live) if running => live,
-        live => server.replace_interpreter(&name, source, config.clone(), live)?,
-    };
-    if let Err(why) = server.start_and_wait(&interpreter, call) {
+    let (saved, named) = (saved.ok().and_then(|mut saved| saved.remove(&name)), name.clone());
+    let (config, running, up) = ask(move |server| server.add(key, &named, saved, given, save))??;
+    let (named, message) =
+        (name.clone(), format!("Interpreter '{name}' {}", if running { "was running already" } else { "started" }));
+    if let Err(why) = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into())) {
         if !running {
-            server.forget_interpreter(&interpreter);
+            let _ = ask(move |server| server.stop(&named))?.recv();
         }
         return Err(format!("interpreter '{name}' could not be started: {why}"));
     }
@@ -888,42 +993,38 @@ fn add_interpreter(server: &'static Server, call: ToolCall) -> Result<Value, Str
             }
         };
         update_saved(put).map_err(|why| format!("interpreter '{name}' runs, but was not saved: {why}"))?;
-        lock(&interpreter.state).source = Source::Saved;
     }
-    let mut description = interpreter.view().ok_or("it was stopped again")?.describe(&name);
-    let what = if running { "was running already" } else { "started" };
-    description["message"] = json!(format!("Interpreter '{name}' {what}{}", if save { ", and is saved" } else { "" }));
-    tool_structure(description)
+    let mut shown = ask(move |server| {
+        let interpreter = server.interpreters.get_mut(&named)?;
+        interpreter.source = if save { Source::Saved } else { interpreter.source };
+        interpreter.shown()
+    })?
+    .ok_or("it was stopped again")?;
+    shown["message"] = json!(message + if save { ", and is saved" } else { "" });
+    tool_structure(shown)
 }
 
-fn stop_interpreter(server: &'static Server, call: ToolCall) -> Result<Value, String> {
-    let name = text(&call.arguments, "name").unwrap_or_default();
-    let remove = call.arguments.get("remove") == Some(&json!(true));
-    if name == BUILTIN {
-        return Err("stop_interpreter: the interpreter \"builtin\" can't be stopped; reset clears it".into());
-    }
-    let live = server.known_interpreter(name);
-    let view = live.as_ref().and_then(|interpreter| interpreter.view());
-    let saved = server.saved_configs().map(|saved| saved.contains_key(name));
-    let source = match (&saved, &view) {
-        (Ok(true), _) => Source::Saved,
-        (_, Some(view)) => view.source,
-        _ if server.discovered().contains_key(name) => Source::Discovered,
-        _ => {
-            saved?; // perhaps it is there, in a file that can't be read
-            return Err(server.unknown_interpreter(name));
-        }
+fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
+    let name = text(arguments, "name").unwrap_or_default().to_owned();
+    let remove = arguments.get("remove") == Some(&json!(true));
+    let hint = "the interpreter \"builtin\" can't be stopped; reset clears it";
+    ensure(name != BUILTIN, || format!("stop_interpreter: {hint}"))?;
+    let (saved, named) = (look_up(&name), name.clone());
+    let live = ask(move |server| server.interpreters.get(&named).map(|one| (one.source, one.runs())))?;
+    let source = match (saved, live) {
+        (Ok((Source::Saved, _)), _) => Source::Saved,
+        (_, Some((source, _))) | (Ok((source, _)), None) => source,
+        (Err(why), None) => return Err(why),
     };
-    if remove && source == Source::Discovered {
-        return Err(format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here"));
-    }
-    if let Some(interpreter) = live {
-        server.forget_interpreter(&interpreter);
-    }
-    let what = if view.is_some_and(|view| view.running) { "stopped" } else { "was not running" };
+    ensure(!(remove && source == Source::Discovered), || {
+        format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
+    })?;
+    let named = name.clone();
+    let _ = ask(move |server| server.stop(&named))?.recv();
+    let what = if live.is_some_and(|(_, runs)| runs) { "stopped" } else { "was not running" };
     let became = match source {
         Source::Saved if remove => {
-            update_saved(|saved| drop(saved.remove(name))).map_err(|why| {
+            update_saved(|saved| drop(saved.remove(&name))).map_err(|why| {
                 format!("interpreter '{name}' {what}, but its saved configuration is still there: {why}")
             })?;
             "its saved configuration is removed"
@@ -935,136 +1036,70 @@ fn stop_interpreter(server: &'static Server, call: ToolCall) -> Result<Value, St
     Ok(tool_text(&format!("Interpreter '{name}' {what}; {became}"), false))
 }
 
-// ── 6. Interpreters ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// An interpreter's life: `spawning`, then a `process`, of which `up` says that cells may come and `current` that one
+// runs. What changes it: submit, spawned, the frames `ready` and `done`, exited.
 
 /// A Python with a name: its configuration, the cells that wait for it, and its process while there is one.
+#[derive(Default)]
 struct Interpreter {
     name: String,
-    server: &'static Server,
-    state: Mutex<State>,
-    /// Told when the life becomes Stopped.
-    stopped: Condvar,
-    /// What the pump thread alone works on. It holds the lock for its whole life, so there is one pump at a time.
-    talk: Mutex<Talk>,
-}
-
-#[derive(Default)]
-struct State {
-    life: Life,
     source: Source,
-    /// None until the first start has looked the name up.
-    config: Option<Object>,
+    config: Option<Object>, // None until the first start has looked the name up
     waiting: VecDeque<Cell>,
-    current: Option<Current>,
-    process: Option<Arc<Process>>,
-    /// Bytes for the worker that its socket has not taken yet.
-    unsent: VecDeque<u8>,
-    /// When the pump wakes by itself: whoever sets an earlier deadline has to wake it.
-    sleeps_until: Option<Instant>,
-    /// It is to end: an idle worker by itself (its atexit runs) until then, a busy one at once.
-    leave_by: Option<Instant>,
-    /// Out of the table for good: takes no more cells.
-    retired: bool,
+    spawning: Option<u64>, // the number of the keeper thread that is starting a process
+    process: Option<Process>,
+    talk: Talk,
+    cell: Output,                     // what the cell printed
+    between: Output,                  // what came between two; outlives a process, like the notices (I4, I5)
+    notices: Vec<String>,             // what the next answer has to say about earlier processes
+    leave_by: Option<Instant>,        // it is to end: an idle worker by itself until then, a busy one at once
+    when_gone: Vec<mpsc::Sender<()>>, // not empty: it is to leave the table; these are dropped when it has
 }
 
-/// Stopped ─submit→ Starting ─ready→ Idle ─begin→ Busy ─done→ Idle; any ─exit→ Stopped, or Starting if cells wait.
-#[derive(Clone, Copy, PartialEq, Default)]
-enum Life {
-    /// No pump thread, no process.
-    #[default]
-    Stopped,
-    /// The pump thread is spawning the process, waiting for `ready`, or running the startup script.
-    Starting,
-    Idle,
-    Busy,
-}
-
+#[rustfmt::skip]
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-enum Source {
-    #[default]
-    Builtin,
-    Saved,
-    Transient,
-    Discovered,
-}
+enum Source { #[default] Builtin, Saved, Transient, Discovered }
 
 /// Something for the worker to do, in turn.
 struct Cell {
-    /// The call's, by which it is cancelled; STARTUP for the startup script.
-    key: u64,
-    /// What the worker is asked; null for nothing, answered once the interpreter is up.
-    request: Value,
-    /// Counted from when it starts; None for no limit.
-    timeout: Option<Duration>,
-    progress: Option<Progress>,
-    reply: Reply,
+    key: u64,                  // the call's, by which it is cancelled
+    request: Value,            // what the worker is asked; null for nothing, answered once the interpreter is up
+    timeout: Option<Duration>, // counted from when it starts; None for no limit
 }
-
-/// Takes an answer's text and whether it is an error. False: nobody wanted it any more.
-type Reply = Box<dyn FnOnce(&str, bool) -> bool + Send>;
 
 const STARTUP: u64 = 0; // no call has this key
 
-/// When progress was told, and how much output there was then.
-struct Progress {
-    since: Instant,
-    last: Instant,
-    chars: u64,
-}
-
-/// The cell that runs.
+/// The cell that runs, or the startup script.
 struct Current {
-    cell: Cell,
-    deadline: Option<Instant>,
-    interrupt: Option<Interrupt>,
-    /// Bytes that were in the pipes of stdout and stderr when it started: they are not its own.
-    stale: [usize; 2],
-}
-
-struct Interrupt {
-    why: String,
+    key: u64,
+    timeout: Option<Duration>,
     since: Instant,
-    /// When SIGINT is sent next; None: it was not sent yet.
-    next: Option<Instant>,
+    interrupt: Option<(String, Instant, i32)>, // why, since when, and the exit code for it
+    again: Option<Instant>,                    // when SIGINT is sent next; None: it was not sent yet
 }
 
-impl Interrupt {
-    fn new(why: String) -> Self {
-        Interrupt { why, since: Instant::now(), next: None }
-    }
-}
-
-/// A worker's descriptors. Its Child is with the pump thread, which alone signals and reaps it (I8).
+/// An unreaped process (I8).
 struct Process {
-    pid: i32,
+    child: Child,
+    control: UnixStream, // non-blocking on our side
+    pipes: [File; 2],    // the read ends of stdout and stderr
     started: (Instant, SystemTime),
-    version: OnceLock<String>,
-    /// Non-blocking on our side.
-    control: UnixStream,
-    /// The read ends of stdout and stderr.
-    pipes: [File; 2],
-    /// A byte through here makes the pump look at the state.
-    wake: (UnixStream, UnixStream),
 }
 
-/// What the pump thread works on; output and notices outlive a process, so that nothing is lost between two (I4, I5).
+/// Where the conversation with a process stands.
 #[derive(Default)]
 struct Talk {
-    cell: Output,
-    between: Output,
-    /// What the next answer has to say about earlier processes.
-    notices: Vec<String>,
-    buffer: Vec<u8>,
-    /// Control bytes that are no whole line yet.
-    frame: Vec<u8>,
-    /// The worker is ready and its startup script has run: cells may come.
-    up: bool,
-    /// How the startup script failed.
-    script: Ending,
-    /// When it closed its control socket: it is leaving, or broken.
-    hung_up: Option<Instant>,
-    /// Why we killed it.
-    killed: Option<&'static str>,
+    version: Option<String>, // None until it is ready
+    up: bool,                // it is ready and its startup script has run
+    current: Option<Current>,
+    unsent: VecDeque<u8>,         // what its socket has not taken yet
+    frame: Vec<u8>,               // what it sent that is no whole line yet
+    closed: [bool; 2],            // nobody can write to stdout, stderr any more
+    script: Ending,               // how the startup script failed
+    hung_up: Option<Instant>,     // when it closed its control socket: it is leaving, or broken
+    killed: Option<&'static str>, // why we killed it
 }
 
 /// How a cell ended, beside its output.
@@ -1072,468 +1107,482 @@ struct Talk {
 struct Ending {
     error: Option<String>,
     is_error: bool,
+    exit: i32,
     notes: Vec<String>,
 }
 
-impl State {
-    /// Hands a cell to the idle worker, once and for all (I3). What is in the pipes by now was written before it.
-    fn begin(&mut self, cell: Cell, process: &Process) {
-        let stale = process.pipes.each_ref().map(|pipe| sys::bytes_readable(pipe.as_fd()));
-        let deadline = cell.timeout.map(|timeout| Instant::now() + timeout);
-        let progress = cell.progress.as_ref().map(|_| Instant::now() + PROGRESS_EVERY);
-        self.send(format!("{}\n", cell.request).as_bytes());
-        self.current = Some(Current { cell, deadline, interrupt: None, stale });
-        deadline.into_iter().chain(progress).for_each(|moment| self.wake_by(moment));
+impl Server {
+    /// The interpreter of this name, new where there was none, and what its methods need.
+    fn interpreter(&mut self, name: &str) -> (&mut Interpreter, &mut Desk) {
+        let enter = || {
+            let project = env::var("CLAUDE_PROJECT_DIR").ok().filter(|dir| Path::new(dir).is_dir());
+            let config: Object = project.map(|dir| ("cwd".to_owned(), json!(dir))).into_iter().collect();
+            Interpreter { name: name.into(), config: (name == BUILTIN).then_some(config), ..Interpreter::default() }
+        };
+        (self.interpreters.entry(name.to_owned()).or_insert_with(enter), &mut self.desk)
     }
 
-    /// Sends to the worker as much as its socket takes; the pump sends the rest when there is room (I2).
-    fn send(&mut self, bytes: &[u8]) {
-        let Some(process) = &self.process else { return };
-        self.unsent.extend(bytes);
-        while !self.unsent.is_empty() {
-            match (&process.control).write(self.unsent.as_slices().0) {
-                Ok(count) => drop(self.unsent.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wake(),
-                Err(_) => self.unsent.clear(), // it is gone: its exit says the rest
+    /// Hands a call's cell to its interpreter, where a cancellation will look for it.
+    fn run_cell(&mut self, name: &str, cell: Cell) -> Result<(), String> {
+        let (interpreter, desk) = self.interpreter(name);
+        desk.calls.get_mut(&cell.key).into_iter().for_each(|call| call.interpreter = Some(name.into()));
+        interpreter.submit(cell, desk)
+    }
+
+    /// Starts what add_interpreter is to add, unless it runs. Returns its configuration, whether it ran, and word of
+    /// when it is up.
+    fn add(&mut self, key: u64, name: &str, saved: Option<Object>, given: Object, save: bool) -> Result<Added, String> {
+        let call = self.desk.calls.get_mut(&key).ok_or("the call was cancelled")?;
+        let (send, up) = mpsc::channel();
+        call.then = Some(send);
+        let (interpreter, live) = match self.interpreters.get(name) {
+            Some(one) => (Some(one), one.config.clone().map(|config| (one.source, config))),
+            None => (None, None),
+        };
+        let running = interpreter.is_some_and(Interpreter::runs);
+        ensure(interpreter.is_none() || live.is_some(), || format!("{name:?} is being started by another call"))?;
+        // What the arguments are laid over: what runs under this name, what is saved, or what stopped in this session.
+        let base = saved.filter(|_| !running).map(|config| (Source::Saved, config)).or(live);
+        let same = |config: &Object| config.get("python_path") == given.get("python_path");
+        let (source, mut config) = match base {
+            Some((source, config)) if same(&config) => (source, config),
+            Some((source, config)) if running || (source == Source::Saved && !save) => {
+                let path = text(&config, "python_path").unwrap_or_default();
+                let ways = [
+                    "is saved",
+                    "give that path, pass save=true to replace it",
+                    "runs",
+                    "stop it first with stop_interpreter",
+                ];
+                let [is, way] = if running { [ways[2], ways[3]] } else { [ways[0], ways[1]] };
+                return Err(format!("{name:?} {is} with {path}: {way}, or choose another name"));
             }
+            _ => (Source::Transient, Object::new()),
+        };
+        config.extend(given);
+        if !running {
+            let (interpreter, _) = self.interpreter(name);
+            (interpreter.source, interpreter.config) = (source, Some(config.clone()));
         }
-        self.unsent.shrink_to(PIPE_BYTES);
+        self.run_cell(name, Cell { key, request: Value::Null, timeout: None })?;
+        Ok((config, running, up))
     }
 
-    fn wake(&self) {
-        if let Some(process) = &self.process {
-            let _ = (&process.wake.1).write(&[0]); // where that is full, the pump is awake already
+    /// Ends an interpreter and takes it out of the table: STOP_GRACE and a little at most. What is returned gets no
+    /// message; its other end is dropped then.
+    fn stop(&mut self, name: &str) -> mpsc::Receiver<()> {
+        let (send, gone) = mpsc::channel();
+        if let Some(interpreter) = self.interpreters.get_mut(name) {
+            interpreter.when_gone.push(send);
+            interpreter.leave_by.get_or_insert(Instant::now() + STOP_GRACE);
+            interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut self.desk);
+        }
+        gone
+    }
+
+    /// A keeper thread has a process, or can't have one.
+    fn spawned(&mut self, name: &str, number: u64, spawned: Result<(Source, Object, Process), String>) {
+        let interpreter = self.interpreters.get_mut(name).filter(|one| one.spawning == Some(number));
+        match (interpreter, spawned) {
+            (Some(interpreter), Ok((source, config, process))) => {
+                (interpreter.source, interpreter.config, interpreter.talk) = (source, Some(config), Talk::default());
+                (interpreter.spawning, interpreter.process) = (None, Some(process));
+                interpreter.send(WORKER.as_bytes());
+            }
+            (Some(interpreter), Err(why)) => {
+                interpreter.spawning = None;
+                interpreter.fail_waiting(&why, &mut self.desk);
+                self.interpreters.retain(|_, one| one.runs() || one.config.is_some());
+            }
+            (None, Ok((_, _, mut process))) => _ = process.bury(None), // it took so long that nobody waits any more
+            (None, Err(_)) => {}
         }
     }
 
-    fn wake_by(&self, moment: Instant) {
-        if self.sleeps_until.is_none_or(|until| moment < until) {
-            self.wake();
+    fn exited(&mut self, name: &str, pid: i32) {
+        let interpreter = self.interpreters.get_mut(name);
+        if let Some(interpreter) = interpreter.filter(|one| one.process.as_ref().map(Process::pid) == Some(pid)) {
+            interpreter.bury(&mut self.desk);
+            interpreter.next(&mut self.desk);
         }
     }
 }
 
+type Added = (Object, bool, mpsc::Receiver<Result<(), String>>);
+
 impl Interpreter {
-    fn new(server: &'static Server, name: &str, source: Source, config: Option<Object>) -> Arc<Self> {
-        let state = State { source, config, ..State::default() };
-        let (state, stopped, talk) = (Mutex::new(state), Condvar::new(), Mutex::default());
-        Arc::new(Interpreter { name: name.into(), server, state, stopped, talk })
+    fn runs(&self) -> bool {
+        self.process.is_some() || self.spawning.is_some()
     }
 
-    /// Queues a cell, starting the process if there is none.
-    fn submit(self: &Arc<Self>, cell: Cell) {
-        let mut state = lock(&self.state);
-        let full = self.server.cells_waiting.load(SeqCst) >= CELLS_WAITING_MAX;
-        if state.retired || full {
-            drop(state);
-            let stopping = format!("interpreter '{}' is being stopped", self.name);
-            let why = if full { format!("{CELLS_WAITING_MAX} cells are waiting already") } else { stopping };
-            (cell.reply)(&format!("{why}: this one was not run"), true);
+    /// As list_interpreters shows it; None while it is being looked up.
+    fn shown(&self) -> Option<Value> {
+        Some(describe(&self.name, self.source, self.config.as_ref()?, Some(self)))
+    }
+
+    /// Queues a cell; one that asks nothing has its answer at once where the worker is up, busy or not.
+    fn submit(&mut self, cell: Cell, desk: &mut Desk) -> Result<(), String> {
+        let full = format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
+        ensure(desk.cells_waiting < CELLS_WAITING_MAX, || full)?;
+        let name = &self.name;
+        ensure(self.when_gone.is_empty(), || format!("interpreter '{name}' is being stopped: this one was not run"))?;
+        if cell.request.is_null() && self.process.is_some() && self.talk.up {
+            desk.finish(cell.key, "", false, 0);
+            return Ok(());
+        }
+        desk.cells_waiting += 1;
+        self.waiting.push_back(cell);
+        self.next(desk);
+        Ok(())
+    }
+
+    /// Starts what can be started: a process where there is none, or the next cell of one that has nothing to do. That
+    /// is handed over once and for all (I3); what is in the pipes by now was written before it (I4).
+    fn next(&mut self, desk: &mut Desk) {
+        while !self.waiting.is_empty() && self.process.is_some() && self.talk.up && self.talk.current.is_none() {
+            let Some(Cell { key, request, timeout }) = self.waiting.pop_front() else { return };
+            desk.cells_waiting -= 1;
+            if request.is_null() {
+                desk.finish(key, "", false, 0);
+                continue;
+            }
+            self.read_what_is_there(usize::MAX, desk);
+            self.begin(key, &request, timeout);
+        }
+        if !self.waiting.is_empty() && !self.runs() {
+            self.launch(desk);
+        }
+    }
+
+    fn begin(&mut self, key: u64, request: &Value, timeout: Option<Duration>) {
+        self.send(format!("{request}\n").as_bytes());
+        self.talk.current = Some(Current { key, timeout, since: Instant::now(), interrupt: None, again: None });
+    }
+
+    /// Has a keeper thread start a process: a Python on a dead mount holds up nobody else (I2). The thread stays until
+    /// the exit, for on Linux the worker is killed when the thread that spawned it ends (I11).
+    fn launch(&mut self, desk: &mut Desk) {
+        if self.runs() || desk.closing {
             return;
         }
-        self.server.cells_waiting.fetch_add(1, SeqCst);
-        state.waiting.push_back(cell);
-        match state.life {
-            Life::Stopped => self.launch(state),
-            Life::Idle => self.start_next(state),
-            Life::Starting | Life::Busy => state.wake_by(Instant::now() + PROGRESS_EVERY),
-        }
-    }
-
-    /// Starts the pump thread of a stopped interpreter.
-    fn launch(self: &Arc<Self>, mut state: MutexGuard<State>) {
-        if state.life == Life::Stopped && !state.retired {
-            state.life = Life::Starting;
-            drop(state);
-            lock(&self.server.calls).pumps += 1;
-            let interpreter = self.clone();
-            if let Err(why) = start_thread("pump", move || interpreter.pump()) {
-                self.stop(lock(&self.state), &why);
+        let known = self.config.clone().map(|config| (self.source, config));
+        let (name, number) = (self.name.clone(), desk.key());
+        let keep = move || {
+            let found = known.map_or_else(|| look_up(&name), Ok);
+            let spawn =
+                |(source, config): (Source, Object)| Process::spawn(&name, &config).map(|new| (source, config, new));
+            let spawned = found.and_then(spawn);
+            let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
+            post(move |server| server.spawned(&named, number, spawned));
+            if let Some(pid) = pid {
+                sys::wait_for_exit(pid);
+                post(move |server| server.exited(&name, pid));
             }
+        };
+        match start_thread("keeper", keep) {
+            Ok(()) => self.spawning = Some(number),
+            Err(why) => self.fail_waiting(&why, desk),
         }
-    }
-
-    /// Interrupts the cell with this key, or takes it out of the queue.
-    fn interrupt(&self, key: u64) {
-        let mut state = lock(&self.state);
-        if let Some(current) = state.current.as_mut().filter(|current| current.cell.key == key) {
-            current.interrupt.get_or_insert_with(|| Interrupt::new("interrupted".into()));
-            state.wake();
-        } else if let Some(place) = state.waiting.iter().position(|cell| cell.key == key) {
-            let cell = state.waiting.remove(place);
-            self.server.cells_waiting.fetch_sub(1, SeqCst);
-            drop(state);
-            drop(cell); // with it the channel that its caller may be waiting on
-        }
-    }
-
-    fn leave_by(&self, end: Instant) {
-        let mut state = lock(&self.state);
-        state.leave_by = Some(end);
-        state.wake();
-    }
-
-    /// What others may see of it; None for a name that is still being looked up.
-    fn view(&self) -> Option<View> {
-        let state = lock(&self.state);
-        // Not while a pump buries the last process and nobody waits for the next.
-        let running = state.life != Life::Stopped && (state.process.is_some() || !state.waiting.is_empty());
-        let config = state.config.clone()?;
-        Some(View { source: state.source, config, running, process: state.process.clone() })
-    }
-
-    /// The pump thread: starts a process, attends to it until it exits, buries it; again where cells wait.
-    fn pump(self: &Arc<Self>) {
-        let mut talk = lock(&self.talk);
-        talk.buffer = vec![0; PIPE_BYTES];
-        loop {
-            match self.spawn() {
-                Ok((child, process)) => {
-                    (talk.up, talk.hung_up, talk.killed) = (false, None, None);
-                    talk.frame.clear();
-                    self.attend(&process, &mut talk);
-                    self.bury(child, &process, &mut talk);
-                }
-                Err(why) => self.fail_waiting(lock(&self.state), &why),
-            }
-            let mut state = lock(&self.state);
-            if state.retired || self.server.closing.load(SeqCst) || state.waiting.is_empty() {
-                talk.buffer = Vec::new();
-                return self.stop(state, "the interpreter was stopped before this cell ran");
-            }
-            state.life = Life::Starting;
-        }
-    }
-
-    /// The pump thread ends, or could not be started.
-    fn stop(&self, mut state: MutexGuard<State>, why: &str) {
-        state.life = Life::Stopped;
-        self.fail_waiting(state, why);
-        self.stopped.notify_all();
-        lock(&self.server.calls).pumps -= 1;
-        self.server.ended.notify_all();
     }
 
     /// Answers those that wait with an error.
-    fn fail_waiting(&self, mut state: MutexGuard<State>, why: &str) {
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        self.server.cells_waiting.fetch_sub(waiting.len(), SeqCst);
-        for cell in waiting {
-            (cell.reply)(why, true);
-        }
+    fn fail_waiting(&mut self, why: &str, desk: &mut Desk) {
+        desk.cells_waiting -= self.waiting.len();
+        let exit = if self.config.is_none() { UNKNOWN } else { EXIT_FAILED };
+        self.waiting.drain(..).for_each(|cell| _ = desk.finish(cell.key, why, true, exit));
     }
 
-    /// Starts the process, in this thread: on Linux the worker is killed when the thread that spawned it ends (I11).
-    fn spawn(&self) -> Result<(Child, Arc<Process>), String> {
-        let config = self.resolve()?;
-        let python = python_of(&config)?;
-        check_config(&config)?;
-        let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
-        let (control, workers_end) = UnixStream::pair().map_err(failed)?;
-        let wake = UnixStream::pair().map_err(failed)?;
-        for stream in [&control, &wake.0, &wake.1] {
-            stream.set_nonblocking(true).map_err(failed)?;
+    /// Interrupts the cell with this key, or takes it out of the queue; without a key whichever runs. Returns whether.
+    fn interrupt(&mut self, key: Option<u64>, desk: &mut Desk) -> bool {
+        if let Some(current) = self.talk.current.as_mut().filter(|current| key.is_none_or(|key| key == current.key)) {
+            current.interrupt.get_or_insert_with(|| ("interrupted".into(), Instant::now(), EXIT_INTERRUPTED));
+            return true;
         }
-        let env = config.get("env").and_then(Value::as_object).into_iter().flatten();
-        let mut command = Command::new(&python);
-        command.arg("-c").arg(bootstrap()).envs(env.filter_map(|(name, value)| Some((name, value.as_str()?))));
-        command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(cwd) = text(&config, "cwd") {
-            command.current_dir(cwd);
-        }
-        sys::own_session(&mut command);
-        let mut child = command.spawn().map_err(failed)?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(failed(ErrorKind::BrokenPipe.into()));
-        };
-        sys::widen_pipe(stdout.as_fd(), PIPE_BYTES);
-        let process = Arc::new(Process {
-            pid: child.id() as i32,
-            started: (Instant::now(), SystemTime::now()),
-            version: OnceLock::new(),
-            control,
-            pipes: [OwnedFd::from(stdout).into(), OwnedFd::from(stderr).into()],
-            wake,
-        });
-        let mut state = lock(&self.state);
-        state.process = Some(process.clone());
-        state.unsent.clear();
-        state.send(WORKER.as_bytes());
-        Ok((child, process))
+        let place = self.waiting.iter().position(|cell| Some(cell.key) == key);
+        place.and_then(|place| self.waiting.remove(place)).inspect(|_| desk.cells_waiting -= 1).is_some()
     }
 
-    /// Polls everything that concerns the worker, until it has exited. It is not reaped yet then.
-    fn attend(&self, process: &Process, talk: &mut Talk) {
-        let mut open = [true; 2];
-        loop {
-            let (until, unsent) = self.tick(process, talk);
-            let descriptors = [
-                (process.wake.0.as_fd(), true, false),
-                (process.control.as_fd(), talk.hung_up.is_none(), unsent),
-                (process.pipes[0].as_fd(), open[0], false),
-                (process.pipes[1].as_fd(), open[1], false),
-            ];
-            let ready = sys::poll(descriptors, until.saturating_duration_since(Instant::now()));
-            if ready[0] {
-                while matches!((&process.wake.0).read(&mut [0; 64]), Ok(1..)) {}
-            }
-            // The pipes first: reading a result reads them empty, and then this would wait for more.
-            for stream in 0..2 {
-                if ready[stream + 2] {
-                    open[stream] = self.read_pipe(process, stream, PIPE_BYTES, talk) > 0;
-                }
-            }
-            if ready[1] {
-                lock(&self.state).send(&[]);
-                self.read_control(process, talk);
-            }
-            if (ready[0] || talk.hung_up.is_some() || until <= Instant::now()) && sys::has_exited(process.pid) {
-                return self.read_control(process, talk); // a result that it sent just before counts
-            }
-        }
+    /// Whether it leaves the table now; a process that is still being spawned is not waited for.
+    fn has_gone(&self, now: Instant) -> bool {
+        let late = self.leave_by.is_some_and(|end| end + KILL_LIMIT <= now);
+        !self.when_gone.is_empty() && self.process.is_none() && (self.spawning.is_none() || late)
     }
 
-    /// What the clock and the others ask for now; returns when to look again, and whether bytes wait for the worker.
-    /// Every signal to a living worker is sent here or in `kill` (I8).
-    fn tick(&self, process: &Process, talk: &mut Talk) -> (Instant, bool) {
-        let now = Instant::now();
+    /// What the clock asks for; returns when to look again. Every signal to a living worker is sent here (I8).
+    fn tick(&mut self, now: Instant, desk: &mut Desk) -> Instant {
         let (mut next, mut kill) = (now + IDLE_TICK, None);
-        let mut state = lock(&self.state);
         let mut bound = |end: Option<Instant>, why| match end {
             Some(end) if end <= now => kill = kill.or(Some(why)),
             Some(end) => next = next.min(end),
             None => {}
         };
-        if let Some(end) = state.leave_by {
-            let _ = process.control.shutdown(std::net::Shutdown::Write); // a second time it has no effect
-            let at_once = !talk.up || state.current.is_some();
-            bound(Some(if at_once { now } else { end }), "it was stopped");
+        let Talk { version, up, current, hung_up, killed, .. } = &mut self.talk;
+        for cell in &self.waiting {
+            bound(desk.report(cell.key, now, 0, || "waiting for its turn".into()), "");
         }
-        bound(talk.hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed");
-        if process.version.get().is_none() {
+        let Some(process) = &self.process else {
+            bound(self.leave_by.filter(|_| self.spawning.is_some()).map(|end| end + KILL_LIMIT), "");
+            return next;
+        };
+        if killed.is_some() {
+            return next; // its exit wakes us
+        }
+        if let Some(end) = self.leave_by {
+            let _ = process.control.shutdown(std::net::Shutdown::Write); // a second time it has no effect
+            bound(Some(if !*up || current.is_some() { now } else { end }), "it was stopped");
+        }
+        bound(hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed");
+        if version.is_none() {
             let limit = Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
             bound(Some(process.started.0 + limit), "it took too long to start (MCP_PY_START_TIMEOUT)");
         }
-        if let Some(Current { cell, deadline, interrupt, .. }) = &mut state.current {
-            if interrupt.is_none() && deadline.is_some_and(|deadline| deadline <= now) {
-                let seconds = cell.timeout.unwrap_or_default().as_secs_f64();
-                *interrupt = Some(Interrupt::new(format!("interrupted after its timeout of {seconds} s")));
-            }
-            match interrupt {
-                None => bound(*deadline, ""), // it is not over, see above
-                Some(interrupt) => {
-                    bound(Some(interrupt.since + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt");
-                    if interrupt.next.is_none_or(|next| next <= now) {
-                        // Once to the group; then to the worker alone, for its children have had theirs.
-                        sys::signal(process.pid, libc::SIGINT, interrupt.next.is_none());
-                        interrupt.next = Some(now + INTERRUPT_AGAIN);
-                    }
-                    next = next.min(now + INTERRUPT_AGAIN);
+        if let Some(Current { key, timeout, since, interrupt, again }) = current {
+            bound(desk.report(*key, now, self.cell.chars(), || self.cell.last_line()), "");
+            match timeout.map(|timeout| (timeout, *since + timeout)) {
+                Some((timeout, end)) if interrupt.is_none() && end <= now => {
+                    let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
+                    *interrupt = Some((why, now, EXIT_TIMEOUT));
                 }
+                end => bound(end.map(|(_, end)| end).filter(|_| interrupt.is_none()), ""),
+            }
+            if let Some((_, since, _)) = interrupt {
+                bound(Some(*since + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt");
+                if again.is_none_or(|again| again <= now) {
+                    // Once to the group; then to the worker alone, for its children have had theirs.
+                    sys::signal(process.pid(), libc::SIGINT, again.is_none());
+                    *again = Some(now + INTERRUPT_AGAIN);
+                }
+                bound(*again, "");
             }
         }
-        if let (Some(why), None) = (kill, talk.killed) {
-            self.kill(process, talk, why);
-        }
-        if talk.killed.is_some() {
-            next = now + KILL_LIMIT; // its exit wakes us; this is for a SIGCHLD that came too early to be seen
-        }
-        let State { current, waiting, .. } = &mut *state;
-        let running = current.as_ref().map(|current| current.cell.key);
-        for cell in current.iter_mut().map(|current| &mut current.cell).chain(waiting) {
-            let Some(Progress { since, last, chars: told }) = &mut cell.progress else { continue };
-            let (chars, line) = match running == Some(cell.key) {
-                true => (talk.cell.chars(), talk.cell.last_line()),
-                false => (0, "waiting for its turn".into()),
-            };
-            if now >= *last + if chars > *told { PROGRESS_EVERY } else { PROGRESS_AT_LEAST } {
-                let message =
-                    if line.is_empty() { format!("running for {} s", since.elapsed().as_secs()) } else { line };
-                self.server.progress(cell.key, since.elapsed(), &message);
-                (*last, *told) = (now, chars);
-            }
-            next = next.min(now + PROGRESS_EVERY);
-        }
-        state.sleeps_until = Some(next);
-        (next, !state.unsent.is_empty())
+        kill.into_iter().for_each(|why| self.kill(why));
+        next
     }
 
-    fn kill(&self, process: &Process, talk: &mut Talk, why: &'static str) {
-        sys::signal(process.pid, libc::SIGKILL, true);
-        talk.killed = talk.killed.or(Some(why));
+    fn kill(&mut self, why: &'static str) {
+        self.process.iter().for_each(Process::kill_group);
+        self.talk.killed.get_or_insert(why);
     }
 
-    fn read_control(&self, process: &Process, talk: &mut Talk) {
-        loop {
-            match (&process.control).read(&mut talk.buffer) {
-                Ok(count @ 1..) => talk.frame.extend_from_slice(&talk.buffer[..count]),
+    /// What poll is to look at: control socket, stdout, stderr.
+    fn watch(&self) -> Option<[libc::pollfd; 3]> {
+        let (process, talk) = (self.process.as_ref()?, &self.talk);
+        let pipe =
+            |at: usize| sys::watch(if talk.closed[at] { -1 } else { process.pipes[at].as_raw_fd() }, libc::POLLIN);
+        let write = if talk.unsent.is_empty() { 0 } else { libc::POLLOUT };
+        let control = if talk.hung_up.is_some() { -1 } else { process.control.as_raw_fd() };
+        Some([sys::watch(control, libc::POLLIN | write), pipe(0), pipe(1)])
+    }
+
+    /// Poll has something. The pipes first: reading a result reads them empty, and then this would wait for more.
+    fn attend(&mut self, ready: &[libc::pollfd], desk: &mut Desk) {
+        for stream in (0..2).filter(|stream| ready[stream + 1].revents != 0) {
+            self.read_pipe(stream, PIPE_BYTES, desk);
+        }
+        if ready[0].revents != 0 {
+            self.send(&[]);
+            self.read_control(desk);
+        }
+    }
+
+    /// Sends as much as the socket takes; the rest when there is room (I2).
+    fn send(&mut self, bytes: &[u8]) {
+        let (Some(process), unsent) = (&mut self.process, &mut self.talk.unsent) else { return };
+        unsent.extend(bytes);
+        while !unsent.is_empty() {
+            match process.control.write(unsent.as_slices().0) {
+                Ok(count) => drop(unsent.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => {
-                    talk.hung_up = talk.hung_up.or(Some(Instant::now()));
-                    return;
-                }
+                Err(_) => unsent.clear(), // it is gone: its exit says the rest
             }
-            let mut good = talk.frame.len() <= FRAME_BYTES_MAX;
-            while let (true, Some(end)) = (good, talk.frame.iter().position(|byte| *byte == b'\n')) {
-                let rest = talk.frame.split_off(end + 1);
-                let line = std::mem::replace(&mut talk.frame, rest);
-                good = serde_json::from_slice(&line).is_ok_and(|frame| self.take_frame(&frame, process, talk));
-            }
-            if !good {
-                talk.frame.clear();
-                return self.kill(process, talk, "its control socket carried what no worker sends");
-            }
+        }
+        unsent.shrink_to(PIPE_BYTES);
+    }
+
+    fn read_control(&mut self, desk: &mut Desk) {
+        let (Some(process), talk) = (&mut self.process, &mut self.talk) else { return };
+        match process.control.read(&mut desk.buffer) {
+            Ok(count @ 1..) => talk.frame.extend_from_slice(&desk.buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => talk.hung_up = talk.hung_up.or(Some(Instant::now())),
+        }
+        let mut good = talk.frame.len() <= FRAME_BYTES_MAX;
+        while let (true, Some(end)) = (good, self.talk.frame.iter().position(|byte| *byte == b'\n')) {
+            let rest = self.talk.frame.split_off(end + 1);
+            let line = mem::replace(&mut self.talk.frame, rest);
+            good = serde_json::from_slice(&line).is_ok_and(|frame| self.take_frame(&frame, desk));
+        }
+        if !good {
+            self.kill("its control socket carried what no worker sends");
         }
     }
 
     /// False for a frame that our worker never sends.
-    fn take_frame(&self, frame: &Value, process: &Process, talk: &mut Talk) -> bool {
-        let (text, files) = (|name: &str| frame[name].as_str().map(str::to_owned), &self.server.files);
+    fn take_frame(&mut self, frame: &Value, desk: &mut Desk) -> bool {
+        let text = |name: &str| frame[name].as_str().map(str::to_owned);
         match frame["op"].as_str() {
-            Some("ready") if process.version.set(text("version").unwrap_or_default()).is_ok() => {
-                let mut state = lock(&self.state);
-                let script = state.config.as_ref().and_then(|config| config.get("startup_script")).cloned();
-                if let Some(script @ Value::String(_)) = script {
-                    let request = json!({"op": "startup", "code": script});
-                    let (timeout, reply) = (limit_of(None), Box::new(|_: &str, _| true));
-                    state.begin(Cell { key: STARTUP, request, timeout, progress: None, reply }, process);
-                } else {
-                    talk.up = true;
-                    self.start_next(state);
+            Some("ready") if self.talk.version.is_none() => {
+                self.talk.version = text("version").or(Some(String::new()));
+                let config = self.config.as_ref();
+                match config.and_then(|config| config.get("startup_script")).filter(|script| script.is_string()) {
+                    Some(script) => self.begin(STARTUP, &json!({"op": "startup", "code": script}), limit_of(None)),
+                    None => self.talk.up = true,
                 }
             }
-            Some("part") => talk.cell.take(RESULT, text("text").unwrap_or_default().as_bytes(), files),
-            Some("done") => {
-                // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
-                self.read_what_is_there(process, usize::MAX, talk);
-                let Some(current) = lock(&self.state).current.take() else { return false };
-                talk.cell.take(RESULT, text("result").unwrap_or_default().as_bytes(), files);
-                let notes = frame["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                let mut ending = Ending {
-                    error: text("error"),
-                    is_error: frame["error"].is_string() || frame["exit"] != 0 || current.interrupt.is_some(),
-                    notes: notes.map(str::to_owned).collect(),
-                };
-                ending.notes.extend(current.interrupt.map(|interrupt| interrupt.why + "; the variables are kept"));
-                if current.cell.key == STARTUP && ending.is_error {
-                    talk.script = ending;
-                    self.kill(process, talk, "its startup script failed");
-                } else {
-                    talk.up = true;
-                    let output = std::mem::take(&mut talk.cell);
-                    self.start_next(lock(&self.state)); // first: whoever takes the answer may take a while
-                    if current.cell.key != STARTUP {
-                        self.answer(current.cell, output, ending, talk);
-                    }
-                }
-            }
+            Some("part") => self.take_result(&text("text").unwrap_or_default(), desk),
+            Some("done") => return self.cell_ended(text("result"), text("error"), frame, desk),
             _ => return false,
+        }
+        self.next(desk);
+        true
+    }
+
+    fn cell_ended(&mut self, result: Option<String>, error: Option<String>, frame: &Value, desk: &mut Desk) -> bool {
+        // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
+        self.read_what_is_there(usize::MAX, desk);
+        let result = result.unwrap_or_default();
+        match self.cell.streams[RESULT].chars {
+            0 => self.cell.take(RESULT, result.as_bytes(), &mut desk.files),
+            _ => self.take_result(&result, desk),
+        }
+        let Some(Current { key, interrupt, .. }) = self.talk.current.take() else { return false };
+        let exit = frame["exit"].as_i64().unwrap_or(1) as i32;
+        let is_error = error.is_some() || exit != 0 || interrupt.is_some();
+        let notes = frame["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        let exit = interrupt.as_ref().map_or(exit, |(_, _, exit)| *exit);
+        let interrupted = interrupt.map(|(why, ..)| why + "; the variables are kept");
+        let ending = Ending { error, is_error, exit, notes: notes.chain(interrupted).collect() };
+        if key == STARTUP && is_error {
+            self.talk.script = ending;
+            self.kill("its startup script failed");
+            return true;
+        }
+        self.talk.up = true;
+        let output = mem::take(&mut self.cell);
+        self.next(desk); // first: it runs while we write
+        if key != STARTUP {
+            self.answer(key, output, ending, desk);
         }
         true
     }
 
     /// Gives a cell its answer, with what there is to say of the time before it. False: nobody wanted it any more, so
     /// the next answer has to say that.
-    fn answer(&self, cell: Cell, mut output: Output, ending: Ending, talk: &mut Talk) -> bool {
-        let mut notes = talk.notices.clone();
-        notes.extend(talk.between.as_note(&self.server.files));
-        let is_error = ending.is_error;
-        let delivered = (cell.reply)(&output.text(ending, notes, &self.server.files), is_error);
+    fn answer(&mut self, key: u64, mut output: Output, ending: Ending, desk: &mut Desk) -> bool {
+        let mut notes = self.notices.clone();
+        notes.extend(self.between.as_note(&mut desk.files));
+        let delivered = desk.conclude(key, &mut output, ending, notes);
         if delivered {
-            talk.notices.clear();
-            talk.between = Output::default();
+            (self.notices, self.between) = Default::default();
         }
         delivered
     }
 
-    /// Starts the next cell of a worker that has nothing to do. Also called by the thread that reads stdin: nothing
-    /// here blocks (I2).
-    fn start_next(&self, mut state: MutexGuard<State>) {
-        let mut up = Vec::new();
-        state.life = Life::Idle;
-        while state.life == Life::Idle {
-            let Some(cell) = state.waiting.pop_front() else { break };
-            self.server.cells_waiting.fetch_sub(1, SeqCst);
-            match state.process.clone() {
-                Some(process) if !cell.request.is_null() => {
-                    state.life = Life::Busy;
-                    state.begin(cell, &process);
-                }
-                _ => up.push(cell.reply),
-            }
+    /// A piece of a long result: where nothing is to be cut it is sent on, for only its ends are kept.
+    fn take_result(&mut self, text: &str, desk: &mut Desk) {
+        let Some(current) = &self.talk.current else { return };
+        if self.cell.last.1 && self.cell.last.0 != RESULT {
+            desk.stream(current.key, RESULT, b"\n");
         }
-        drop(state);
-        for reply in up {
-            reply("", false);
-        }
+        self.cell.take(RESULT, text.as_bytes(), &mut desk.files);
+        desk.stream(current.key, RESULT, text.as_bytes());
     }
 
     /// Reads once from a pipe, up to `limit` bytes, into the output that they belong to; 0 at the pipe's end.
-    fn read_pipe(&self, process: &Process, stream: usize, limit: usize, talk: &mut Talk) -> usize {
-        let limit = limit.min(talk.buffer.len());
-        let mut state = lock(&self.state); // before the read, or a cell could begin between it and what follows
-        let count = (&process.pipes[stream]).read(&mut talk.buffer[..limit]).unwrap_or(0);
-        let stale = match &mut state.current {
-            Some(current) if current.cell.key != STARTUP => {
-                let stale = current.stale[stream].min(count);
-                current.stale[stream] -= stale;
-                stale
+    fn read_pipe(&mut self, stream: usize, limit: usize, desk: &mut Desk) -> usize {
+        let Some(process) = &mut self.process else { return 0 };
+        let mut buffer = mem::take(&mut desk.buffer);
+        let count = process.pipes[stream].read(&mut buffer[..limit.min(PIPE_BYTES)]).unwrap_or(0);
+        self.talk.closed[stream] = count == 0;
+        match &self.talk.current {
+            Some(current) if self.talk.up => {
+                self.cell.take(stream, &buffer[..count], &mut desk.files);
+                desk.stream(current.key, stream, &buffer[..count]);
             }
-            _ => count,
-        };
-        drop(state);
-        talk.between.take(stream, &talk.buffer[..stale], &self.server.files);
-        talk.cell.take(stream, &talk.buffer[stale..count], &self.server.files);
+            _ => self.between.take(stream, &buffer[..count], &mut desk.files),
+        }
+        desk.buffer = buffer;
         count
     }
 
     /// Reads what the pipes hold now, at most `most` bytes of each.
-    fn read_what_is_there(&self, process: &Process, most: usize, talk: &mut Talk) {
+    fn read_what_is_there(&mut self, most: usize, desk: &mut Desk) {
         for stream in 0..2 {
-            let mut left = sys::bytes_readable(process.pipes[stream].as_fd()).min(most);
+            let pipe = self.process.as_ref().map(|process| &process.pipes[stream]);
+            let mut left = pipe.map_or(0, sys::bytes_readable).min(most);
             while left > 0 {
-                match self.read_pipe(process, stream, left, talk) {
-                    0 => break,
-                    count => left -= count,
-                }
+                let count = self.read_pipe(stream, left, desk);
+                left = if count == 0 { 0 } else { left - count };
             }
         }
     }
 
-    /// After the exit: the group is killed while its leader still holds the name, then the leader is reaped (I8), then
-    /// everyone concerned is told (I5).
-    fn bury(&self, mut child: Child, process: &Process, talk: &mut Talk) {
-        sys::signal(process.pid, libc::SIGKILL, true);
-        self.read_what_is_there(process, LAST_OUTPUT_BYTES_MAX, talk);
-        let cause = match (talk.killed, child.wait()) {
+    /// After the exit: its last words are read, it is reaped, and everyone concerned is told (I5).
+    fn bury(&mut self, desk: &mut Desk) {
+        (0..FRAME_BYTES_MAX / PIPE_BYTES).for_each(|_| self.read_control(desk)); // a result it sent just before counts
+        self.process.iter().for_each(Process::kill_group);
+        self.read_what_is_there(LAST_OUTPUT_BYTES_MAX, desk);
+        let (Some(mut process), talk) = (self.process.take(), mem::take(&mut self.talk)) else { return };
+        let (cause, name) = (process.bury(talk.killed), &self.name);
+        if !talk.up {
+            // For those who wait there is nothing to run on.
+            let printed = mem::take(&mut self.between).tell(talk.script, Vec::new(), &mut desk.files).text();
+            let why = format!("interpreter '{name}' did not start: it {cause}\n{printed}");
+            return self.fail_waiting(why.trim_end(), desk);
+        }
+        let died = format!("interpreter '{name}' {cause}; its variables are gone");
+        let Some(Current { key, interrupt, .. }) = talk.current else {
+            let ordered = self.leave_by.is_some();
+            let notice = format!("before this cell, {died}; this is a new process");
+            return self.notices.extend(Some(notice).filter(|_| !ordered));
+        };
+        let exit =
+            interrupt.as_ref().map_or(EXIT_DIED, |(_, _, exit)| if *exit == EXIT_TIMEOUT { *exit } else { EXIT_DIED });
+        let why = interrupt.map_or(String::new(), |(why, ..)| why + "; ");
+        let ending = Ending { error: None, is_error: true, exit, notes: vec![format!("{why}{died}")] };
+        let output = mem::take(&mut self.cell);
+        if !self.answer(key, output, ending, desk) {
+            self.notices.push(format!("before this cell, {died}"));
+        }
+    }
+}
+
+impl Process {
+    /// May take its time.
+    fn spawn(name: &str, config: &Object) -> Result<Process, String> {
+        let python = check_config(config)?;
+        let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
+        let (control, workers_end) = UnixStream::pair().map_err(failed)?;
+        control.set_nonblocking(true).map_err(failed)?;
+        let env = config.get("env").and_then(Value::as_object).into_iter().flatten();
+        let mut command = Command::new(&python);
+        command.arg("-c").arg(bootstrap()).envs(env.filter_map(|(name, value)| Some((name, value.as_str()?))));
+        command.env("MCP_PY_INTERPRETER", format!("{}:{name}", std::process::id()));
+        command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        text(config, "cwd").into_iter().for_each(|cwd| _ = command.current_dir(cwd));
+        sys::own_session(&mut command);
+        let mut child = command.spawn().map_err(failed)?;
+        let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return Err("no pipes".into()) };
+        sys::widen_pipe(&out, PIPE_BYTES);
+        let pipes = [OwnedFd::from(out).into(), OwnedFd::from(err).into()];
+        Ok(Process { child, control, pipes, started: (Instant::now(), SystemTime::now()) })
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    fn kill_group(&self) {
+        sys::signal(self.pid(), libc::SIGKILL, true);
+    }
+
+    /// Kills the group while its leader still holds the name, then reaps the leader (I8). Returns how it ended.
+    fn bury(&mut self, killed: Option<&str>) -> String {
+        self.kill_group();
+        match (killed, self.child.wait()) {
             (Some(why), _) => format!("was killed: {why}"),
             (None, Ok(status)) => describe_exit(status),
             (None, Err(error)) => format!("ended; how is not known: {error}"),
-        };
-        let mut state = lock(&self.state);
-        (state.process, state.life) = (None, Life::Starting); // until the pump has decided
-        let (current, ordered, name) = (state.current.take(), state.leave_by.take().is_some(), &self.name);
-        if !talk.up {
-            // For those who wait there is nothing to run on.
-            let (mut printed, ending) = (std::mem::take(&mut talk.between), std::mem::take(&mut talk.script));
-            let printed = printed.text(ending, Vec::new(), &self.server.files);
-            return self
-                .fail_waiting(state, format!("interpreter '{name}' did not start: it {cause}\n{printed}").trim_end());
-        }
-        drop(state);
-        let died = format!("interpreter '{name}' {cause}; its variables are gone");
-        let Some(current) = current else {
-            if !ordered {
-                talk.notices.push(format!("before this cell, {died}; this is a new process"));
-            }
-            return;
-        };
-        let output = std::mem::take(&mut talk.cell);
-        let why = current.interrupt.map_or(String::new(), |interrupt| interrupt.why + "; ");
-        let ending = Ending { error: None, is_error: true, notes: vec![format!("{why}{died}")] };
-        if !self.answer(current.cell, output, ending, talk) {
-            talk.notices.push(format!("before this cell, {died}"));
         }
     }
 }
@@ -1555,7 +1604,7 @@ fn bootstrap() -> String {
 fn describe_exit(status: ExitStatus) -> String {
     const SIGNALS: &str =
         "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP \
-                           TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"; // signal(7), from 1
+        TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"; // signal(7), from 1
     let Some(number) = status.signal() else {
         return format!("exited with code {}", status.code().unwrap_or_default());
     };
@@ -1565,41 +1614,26 @@ fn describe_exit(status: ExitStatus) -> String {
     format!("was killed by {name}{hint}")
 }
 
-// ── 7. Output and its files ─────────────────────────────────────────────────────────────────────────────────────────
-
-type Files = Mutex<OutputFiles>;
+// ── 7. Output and its files ──────────────────────────────────────────────────────────────────────────────────────────
 
 const RESULT: usize = 2; // the stream after stdout and stderr: the result's repr
 
 /// What a cell printed: its ends in memory, the whole in a file once it is longer than an answer can be.
 #[derive(Default)]
 struct Output {
-    /// stdout, stderr, result.
-    streams: [Ends; 3],
-    /// Everything in the order of arrival, until there is a file.
-    log: Vec<u8>,
-    file: Option<OutputFile>,
-    /// What to say of the file besides its path.
-    trouble: Option<String>,
-    /// The stream that was written last, and whether it ended within a line.
-    last: usize,
-    in_line: bool,
+    streams: [Ends; 3],              // stdout, stderr, result
+    log: Vec<u8>,                    // everything in the order of arrival, until there is a file
+    spooled: Option<(PathBuf, u64)>, // the file and its size
+    file: Option<File>,              // open until writing failed or the limit was reached
+    trouble: Option<String>,         // what to say of the file besides its path
+    last: (usize, bool),             // the stream that was written last, and whether it ended within a line
 }
 
 /// A stream without its middle.
 #[derive(Default)]
 struct Ends {
-    /// The first HEAD_BYTES and at least the last TAIL_BYTES.
-    kept: Vec<u8>,
-    /// Unicode scalar values of the whole.
-    chars: u64,
-}
-
-struct OutputFile {
-    path: PathBuf,
-    /// None once writing failed or the limit was reached.
-    file: Option<File>,
-    bytes: u64,
+    kept: Vec<u8>, // the first HEAD_BYTES and at least the last TAIL_BYTES
+    chars: u64,    // Unicode scalar values of the whole
 }
 
 impl Ends {
@@ -1613,31 +1647,42 @@ impl Ends {
         }
     }
 
-    /// What is kept, as text without its last newline: bytes that are not UTF-8 become escapes.
+    /// What is kept, without its last newline.
     fn text(&self) -> Option<String> {
-        let mut text = String::with_capacity(self.kept.len());
-        for chunk in self.kept.strip_suffix(b"\n").unwrap_or(&self.kept).utf8_chunks() {
-            text.push_str(chunk.valid());
-            chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-        }
-        (!self.kept.is_empty()).then_some(text)
+        (!self.kept.is_empty()).then(|| escaped(self.kept.strip_suffix(b"\n").unwrap_or(&self.kept)))
     }
+}
+
+/// Bytes as text: those that are not UTF-8 become escapes.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// How many bytes at the end begin a character that is not complete.
+fn cut_character(bytes: &[u8]) -> usize {
+    let lead = bytes.iter().rev().take(3).position(|byte| *byte >= 0xc0);
+    let length = |byte: u8| 2 + usize::from(byte >= 0xe0) + usize::from(byte >= 0xf0);
+    lead.map(|back| back + 1).filter(|count| length(bytes[bytes.len() - count]) > *count).unwrap_or(0)
 }
 
 /// `text` itself, or its two ends and between them how much is left out.
 fn keep_ends(text: &str, chars_max: usize) -> String {
     match text.chars().count() {
         chars if chars <= chars_max => text.to_owned(),
-        chars => cut_middle(text, chars_max / 2, chars_max / 2, chars as u64, [" … "; 2]),
+        chars => cut_middle(text, [chars_max / 2; 2], chars as u64, [" … "; 2]),
     }
 }
 
 /// The ends of `text`, which has `chars` characters, or had them before its middle was dropped, and marks around how
 /// many are left out.
-fn cut_middle(text: &str, head: usize, tail: usize, chars: u64, [before, after]: [&str; 2]) -> String {
+fn cut_middle(text: &str, [head, tail]: [usize; 2], chars: u64, [before, after]: [&str; 2]) -> String {
     let left_out = grouped(chars.saturating_sub((head + tail) as u64));
-    let (head, tail) = (first_chars(text, head), last_chars(text, tail));
-    format!("{head}{before}{left_out} characters left out{after}{tail}")
+    format!("{}{before}{left_out} characters left out{after}{}", first_chars(text, head), last_chars(text, tail))
 }
 
 fn first_chars(text: &str, count: usize) -> &str {
@@ -1655,17 +1700,17 @@ fn grouped(number: u64) -> String {
 }
 
 impl Output {
-    fn take(&mut self, stream: usize, bytes: &[u8], files: &Files) {
+    fn take(&mut self, stream: usize, bytes: &[u8], files: &mut OutputFiles) {
         let Some(last_byte) = bytes.last() else { return };
-        if stream == RESULT && self.last != RESULT && self.in_line {
-            self.take(self.last, b"\n", files); // in the answer the result stands on a line of its own, in the file too
+        if let (RESULT, (0 | 1, true)) = (stream, self.last) {
+            self.take(self.last.0, b"\n", files); // in the answer the result has lines of its own, in the file too
         }
         self.streams[stream].take(bytes);
-        (self.last, self.in_line) = (stream, *last_byte != b'\n');
-        if self.file.is_some() {
-            return self.write(bytes, files);
+        self.last = (stream, *last_byte != b'\n');
+        match self.spooled {
+            Some(_) => self.write(bytes, files),
+            None => self.log.extend_from_slice(bytes),
         }
-        self.log.extend_from_slice(bytes);
         if self.log.len() > HEAD_BYTES {
             self.spool(files);
         }
@@ -1676,89 +1721,101 @@ impl Output {
     }
 
     /// Opens the file, unless that is done, and moves the log there. Returns its path.
-    fn spool(&mut self, files: &Files) -> String {
-        if self.file.is_none() {
-            let (path, file) = match lock(files).create() {
-                Ok((path, file)) => (path, Some(file)),
-                Err(why) => {
-                    self.trouble = Some(format!("the full output is in no file: {why}"));
-                    (PathBuf::from("none"), None)
-                }
-            };
-            self.file = Some(OutputFile { path, file, bytes: 0 });
-            let log = std::mem::take(&mut self.log);
+    fn spool(&mut self, files: &mut OutputFiles) -> String {
+        if self.spooled.is_none() {
+            let none = |why| (PathBuf::from("none"), Err(format!("the full output is in no file: {why}")));
+            let (path, file) = files.create().map_or_else(none, |(path, file)| (path, Ok(file)));
+            (self.spooled, self.trouble, self.file) = (Some((path, 0)), file.as_ref().err().cloned(), file.ok());
+            let log = mem::take(&mut self.log);
             self.write(&log, files);
         }
-        self.file.as_ref().map_or(String::new(), |file| file.path.to_string_lossy().into_owned())
+        self.spooled.iter().map(|(path, _)| path.to_string_lossy()).collect()
     }
 
-    fn write(&mut self, bytes: &[u8], files: &Files) {
-        let Some(OutputFile { path, file: slot @ Some(_), bytes: written }) = &mut self.file else { return };
+    fn write(&mut self, bytes: &[u8], files: &mut OutputFiles) {
+        let (Some((path, written)), Some(file)) = (&mut self.spooled, &mut self.file) else { return };
         let room = (CELL_FILE_BYTES_MAX - *written).min(bytes.len() as u64);
-        if lock(files).grow(path, room) {
+        *written += room;
+        if files.grow(path, room) {
             self.trouble = Some("older output files were removed: a session keeps 4 GiB of them".into());
         }
-        *written += room;
-        let result = slot.as_mut().map_or(Ok(()), |file| file.write_all(&bytes[..room as usize]));
-        if let Err(error) = result {
-            (*slot, self.trouble) = (None, Some(format!("the file is not complete: {error}")));
-        } else if room < bytes.len() as u64 {
-            (*slot, self.trouble) = (None, Some("the file holds the first 1 GiB only".into()));
-        }
+        let over = match file.write_all(&bytes[..room as usize]) {
+            Err(error) => format!("the file is not complete: {error}"),
+            Ok(()) if room < bytes.len() as u64 => "the file holds the first 1 GiB only".into(),
+            Ok(()) => return,
+        };
+        (self.file, self.trouble) = (None, Some(over));
     }
 
     /// The last line that was printed, for progress.
     fn last_line(&self) -> String {
-        let kept = &self.streams[self.last].kept;
-        let text = String::from_utf8_lossy(&kept[kept.len().saturating_sub(4 * PROGRESS_MESSAGE_CHARS)..]).into_owned();
+        let kept = &self.streams[self.last.0].kept;
+        let text = String::from_utf8_lossy(&kept[kept.len().saturating_sub(4 * PROGRESS_MESSAGE_CHARS)..]);
         let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        line.map_or(String::new(), |line| last_chars(line, PROGRESS_MESSAGE_CHARS).to_owned())
+        last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
-    /// The answer's text: output, notes, result or error.
-    fn text(&mut self, ending: Ending, mut notes: Vec<String>, files: &Files) -> String {
-        let [stdout, stderr, mut result] = self.streams.each_ref().map(Ends::text);
-        notes.extend(ending.notes);
-        if stderr
-            .iter()
-            .chain(&ending.error)
-            .any(|text| text.contains("Can't get attribute") && text.contains("__main__"))
-        {
-            notes.push(SPAWN_HINT.into());
-        }
-        let mut parts: Vec<_> = [stdout, stderr].into_iter().flatten().collect();
-        let body = parts.iter().chain(&result).map(String::as_str).collect::<Vec<_>>().join("\n");
-        let shown = body.chars().count();
+    /// What there is to tell of a cell.
+    fn tell(&mut self, ending: Ending, mut notes: Vec<String>, files: &mut OutputFiles) -> Told {
+        let [stdout, stderr, result] = self.streams.each_ref().map(Ends::text);
+        let spawned = |text: &String| text.contains("Can't get attribute") && text.contains("__main__");
+        let hint = stderr.iter().chain(&ending.error).any(spawned).then(|| SPAWN_HINT.to_owned());
+        notes.extend(ending.notes.into_iter().chain(hint));
+        let printed: Vec<_> = [stdout, stderr].into_iter().flatten().collect();
+        let mut body = printed.iter().chain(&result).map(String::as_str).collect::<Vec<_>>().join("\n");
+        let (shown, mut cut) = (body.chars().count(), None);
         if shown > TEXT_CHARS_MAX {
             // A stream that lost its middle has more than the ends need on both sides of it. Bytes that are no text are
             // counted as what they are shown as.
             let (path, rule, chars) = (self.spool(files), "=".repeat(50), self.chars().max(shown as u64));
-            let size = grouped(chars);
-            parts = vec![
-                cut_middle(&body, HEAD_CHARS, TAIL_CHARS, chars, ["\n[mcp-py: … ", " …]\n"]) + "\n",
-                format!("{rule}\n# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}\n{rule}"),
-            ];
-            result = None;
+            let (size, left_out) = (grouped(chars), grouped(chars - TEXT_CHARS_MAX as u64));
+            let tail = format!("\n[mcp-py: … {left_out} characters left out …]\n{}\n", last_chars(&body, TAIL_CHARS));
+            let block =
+                format!("{rule}\n# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}\n{rule}");
+            body.truncate(first_chars(&body, HEAD_CHARS).len());
+            cut = Some((tail, block));
             notes.extend(self.trouble.take());
+        } else {
+            body = printed.join("\n");
         }
-        parts.extend(notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))));
-        parts.extend(result.into_iter().chain(ending.error));
-        parts.join("\n")
+        let notes = notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))).collect();
+        Told { empty: printed.is_empty(), body, cut, notes, result, error: ending.error }
     }
 
     /// What was printed between cells, as a note in the next one's answer.
-    fn as_note(&mut self, files: &Files) -> Option<String> {
-        let text = self.streams.each_ref().map(Ends::text).into_iter().flatten().collect::<Vec<_>>().join("\n");
-        if text.is_empty() {
-            return None;
+    fn as_note(&mut self, files: &mut OutputFiles) -> Option<String> {
+        let mut text = self.streams.each_ref().map(Ends::text).into_iter().flatten().collect::<Vec<_>>().join("\n");
+        let (chars, most, mut whole) =
+            (self.chars().max(text.chars().count() as u64), NOTE_CHARS_MAX / 2, String::new());
+        if chars > most as u64 {
+            text = cut_middle(&text, [most / 2; 2], chars, [" … "; 2]);
+            whole = format!(", whole in {}", self.spool(files));
         }
-        let (chars, most) = (self.chars().max(text.chars().count() as u64), NOTE_CHARS_MAX / 2);
         let size = grouped(chars);
-        if chars <= most as u64 {
-            return Some(format!("output from between the cells, {size} chars:\n{text}\n"));
-        }
-        let (path, text) = (self.spool(files), cut_middle(&text, most / 2, most / 2, chars, [" … "; 2]));
-        Some(format!("output from between the cells, {size} chars, whole in {path}:\n{text}\n"))
+        (chars > 0).then(|| format!("output from between the cells, {size} chars{whole}:\n{text}\n"))
+    }
+}
+
+/// The parts of an answer.
+struct Told {
+    body: String,                  // what was printed; of a long one with its result the head
+    empty: bool,                   // nothing was printed
+    cut: Option<(String, String)>, // the rest of a long one: its tail, and the block about it
+    notes: Vec<String>,
+    result: Option<String>,
+    error: Option<String>,
+}
+
+impl Told {
+    fn text(self) -> String {
+        let result = self.result.filter(|_| self.cut.is_none());
+        let body = Some(self.body).filter(|_| !self.empty || self.cut.is_some());
+        let (body, block) = match self.cut {
+            Some((tail, block)) => (body.map(|head| head + &tail), Some(block)),
+            None => (body, None),
+        };
+        let parts: Vec<_> = body.into_iter().chain(block).chain(self.notes).chain(result).chain(self.error).collect();
+        parts.join("\n")
     }
 }
 
@@ -1774,41 +1831,36 @@ put the function into a module file, or use multiprocessing.get_context('fork')"
 struct OutputFiles {
     dir: Option<(PathBuf, File)>,
     count: u32,
-    /// With their sizes, oldest first.
-    kept: VecDeque<(PathBuf, u64)>,
-    closed: bool,
+    kept: VecDeque<(PathBuf, u64)>, // with their sizes, oldest first
 }
 
 impl OutputFiles {
     /// The directory, made now if it is not there (any more).
     fn open(&mut self) -> Result<PathBuf, String> {
-        match &self.dir {
-            Some((path, held)) if is_same_file(path, held) => return Ok(path.clone()),
-            _ if self.closed => return Err("the server is ending".into()),
-            _ => self.dir = None, // the first time, or a cleaner took it
+        if let Some((path, held)) = self.dir.take_if(|(path, held)| is_same_file(path, held)) {
+            return Ok(self.dir.insert((path, held)).0.clone());
         }
-        let parent = env::temp_dir();
-        if self.count == 0 {
-            remove_dead_dirs(&parent);
-        }
-        let mut why = ErrorKind::ResourceBusy.into();
+        let (parent, mut why) = (env::temp_dir(), ErrorKind::ResourceBusy.into());
         // Another server may take the directory for a dead one's before we hold it: then the next try.
         for attempt in 0..16u32 {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
             let unique = time ^ std::process::id().rotate_left(12) ^ attempt << 28;
             let path = parent.join(format!("{OUTPUT_DIR}{unique:08x}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
+            match DirBuilder::new().mode(0o700).create(&path).map(|()| hold_dir(&path)) {
                 Err(error) => why = error,
-                Ok(()) => match hold_dir(&path) {
-                    Some(held) => {
-                        self.dir = Some((path.clone(), held));
-                        return Ok(path);
-                    }
-                    None => drop(fs::remove_dir(&path)),
-                },
+                Ok(None) => drop(fs::remove_dir(&path)),
+                Ok(Some(held)) => return Ok(self.dir.insert((path, held)).0.clone()),
             }
         }
         Err(format!("no output directory in {}: {why}", parent.display()))
+    }
+
+    /// A file that is gone when it is closed.
+    fn unnamed(&mut self) -> io::Result<File> {
+        let path = self.open().map_err(io::Error::other)?.join("stream");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
     }
 
     fn create(&mut self) -> Result<(PathBuf, File), String> {
@@ -1835,10 +1887,7 @@ impl OutputFiles {
     }
 
     fn remove(&mut self) {
-        self.closed = true;
-        if let Some((path, _held)) = self.dir.take() {
-            let _ = fs::remove_dir_all(path);
-        }
+        self.dir.take().map(|(path, _held)| fs::remove_dir_all(path));
     }
 }
 
@@ -1847,7 +1896,7 @@ fn hold_dir(path: &Path) -> Option<File> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
     let held = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let ours = held.metadata().ok()?.uid() == sys::user_id();
-    (ours && sys::try_lock(held.as_fd()) && is_same_file(path, &held)).then_some(held)
+    (ours && sys::try_lock(&held) && is_same_file(path, &held)).then_some(held)
 }
 
 fn is_same_file(path: &Path, open: &File) -> bool {
@@ -1855,15 +1904,26 @@ fn is_same_file(path: &Path, open: &File) -> bool {
     (named.dev(), named.ino()) == (open.dev(), open.ino())
 }
 
-fn remove_dead_dirs(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+/// Takes away what servers of this user left that were killed: output directories, sockets. A socket that was bound a
+/// moment ago may refuse only because nobody listens yet.
+fn remove_the_dead() {
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let (path, old) = (entry.path(), |is: &fs::Metadata| is.modified().ok()?.elapsed().ok());
+        let ours = |is: fs::Metadata| is.uid() == sys::user_id() && old(&is).is_some_and(|age| age > REQUEST_LIMIT);
+        let refused = || UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        let is_socket = path.to_str().is_some_and(|path| path.starts_with(SOCKETS) && path.ends_with(".sock"));
+        if is_socket && entry.metadata().is_ok_and(ours) && refused() {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(OUTPUT_DIR.as_bytes()) && hold_dir(&entry.path()).is_some() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-// ── 8. Saved and discovered interpreters ────────────────────────────────────────────────────────────────────────────
+// ── 8. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
 //
 // A configuration is an object as interpreters.json has it: python_path, cwd, env, startup_script, description. The
 // builtin's has no python_path. `~/.claude-workspace/python_interpreter/interpreters.json` is the original's file, in
@@ -1873,38 +1933,27 @@ fn remove_dead_dirs(parent: &Path) {
 const CONFIG_MEMBERS: [(&str, &str); 5] =
     [("python_path", "null"), ("cwd", "null"), ("env", "{}"), ("startup_script", "null"), ("description", "null")];
 
-/// What others may see of an interpreter.
-struct View {
-    source: Source,
-    config: Object,
-    running: bool,
-    /// None while it is stopped or being spawned.
-    process: Option<Arc<Process>>,
-}
-
-impl View {
-    /// As list_interpreters shows it; the environment is never shown.
-    fn describe(&self, name: &str) -> Value {
-        let (process, python) = (self.process.as_ref(), python_of(&self.config).ok());
-        let here = || env::current_dir().ok().map(|dir| dir.to_string_lossy().into_owned());
-        let version = match process {
-            Some(process) => process.version.get().cloned(),
-            None => python.as_deref().and_then(version_in_venv),
-        };
-        json!({
-            "name": name,
-            "source": format!("{:?}", self.source).to_lowercase(),
-            "state": if self.running { "running" } else { "stopped" },
-            "python_path": python.map(|path| path.to_string_lossy().into_owned()),
-            "cwd": text(&self.config, "cwd").map(str::to_owned).or_else(here),
-            "has_startup_script": text(&self.config, "startup_script").is_some(),
-            "description": text(&self.config, "description"),
-            "pid": process.map(|process| process.pid),
-            "started_at": process.map(|process| iso_time(process.started.1)),
-            "uptime": process.map(|process| uptime(process.started.0)),
-            "python_version": version,
-        })
-    }
+/// An interpreter as list_interpreters shows it; the environment is never shown. `live` has its process, if any.
+fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpreter>) -> Value {
+    let (python, process) = (python_of(config).ok(), live.and_then(|live| live.process.as_ref()));
+    let here = || env::current_dir().ok().map(|dir| dir.to_string_lossy().into_owned());
+    let version = match live.filter(|_| process.is_some()) {
+        Some(live) => live.talk.version.clone(),
+        None => python.as_deref().and_then(version_in_venv),
+    };
+    json!({
+        "name": name,
+        "source": format!("{source:?}").to_lowercase(),
+        "state": if live.is_some_and(Interpreter::runs) { "running" } else { "stopped" },
+        "python_path": python.map(|path| path.to_string_lossy().into_owned()),
+        "cwd": text(config, "cwd").map(str::to_owned).or_else(here),
+        "has_startup_script": text(config, "startup_script").is_some(),
+        "description": text(config, "description"),
+        "pid": process.map(Process::pid),
+        "started_at": process.map(|process| iso_time(process.started.1)),
+        "uptime": process.map(|process| uptime(process.started.0)),
+        "python_version": version,
+    })
 }
 
 /// The Python of a configuration; for the builtin MCP_PY_PYTHON, else the first `python3` on PATH.
@@ -1914,19 +1963,16 @@ fn python_of(config: &Object) -> Result<PathBuf, String> {
     found.ok_or_else(|| "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
 }
 
-/// Whether there is something to start, and where.
-fn check_config(config: &Object) -> Result<(), String> {
+/// The Python to start, where there is one, and a place to start it in.
+fn check_config(config: &Object) -> Result<PathBuf, String> {
     let python = python_of(config)?;
+    let path = python.display();
     match (fs::metadata(&python), text(config, "cwd")) {
-        (Err(error), _) => Err(format!("python_path {}: {error}", python.display())),
-        (Ok(is), _) if is.is_dir() => {
-            Err(format!("python_path {0} is a directory: try {0}/bin/python", python.display()))
-        }
-        (Ok(is), _) if is.permissions().mode() & 0o111 == 0 => {
-            Err(format!("python_path {} is no program", python.display()))
-        }
+        (Err(error), _) => Err(format!("python_path {path}: {error}")),
+        (Ok(is), _) if is.is_dir() => Err(format!("python_path {path} is a directory: try {path}/bin/python")),
+        (Ok(is), _) if is.permissions().mode() & 0o111 == 0 => Err(format!("python_path {path} is no program")),
         (_, Some(cwd)) if !Path::new(cwd).is_dir() => Err(format!("cwd {cwd} is no directory")),
-        _ => Ok(()),
+        _ => Ok(python),
     }
 }
 
@@ -1938,166 +1984,70 @@ fn version_in_venv(python: &Path) -> Option<String> {
     Some(version.trim().splitn(4, '.').take(3).collect::<Vec<_>>().join("."))
 }
 
-impl Server {
-    /// The interpreter of this name. One that is not in the table enters it here; its first start looks it up.
-    fn interpreter(&'static self, name: &str) -> Arc<Interpreter> {
-        let enter = || {
-            if name != BUILTIN {
-                return Interpreter::new(self, name, Source::Saved, None);
-            }
-            let project = env::var("CLAUDE_PROJECT_DIR").ok().filter(|dir| Path::new(dir).is_dir());
-            let config = project.map(|dir| ("cwd".to_owned(), json!(dir))).into_iter().collect();
-            Interpreter::new(self, name, Source::Builtin, Some(config))
-        };
-        lock(&self.interpreters).entry(name.to_owned()).or_insert_with(enter).clone()
-    }
-
-    /// The one in the table, once its name has been looked up: its pump is reading two small files.
-    fn known_interpreter(&self, name: &str) -> Option<Arc<Interpreter>> {
-        let end = Instant::now() + LOCK_LIMIT;
-        loop {
-            let interpreter = lock(&self.interpreters).get(name).cloned()?;
-            if interpreter.view().is_some() || Instant::now() > end {
-                return Some(interpreter);
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Puts a new interpreter in the place of a stopped one, or of none.
-    fn replace_interpreter(
-        &'static self,
-        name: &str,
-        source: Source,
-        config: Object,
-        old: Option<Arc<Interpreter>>,
-    ) -> Result<Arc<Interpreter>, String> {
-        let mut table = lock(&self.interpreters);
-        if table.get(name).is_some_and(|there| old.as_ref().is_none_or(|old| !Arc::ptr_eq(there, old))) {
-            return Err(format!("interpreter {name:?} is being started by another call"));
-        }
-        old.iter().for_each(|old| lock(&old.state).retired = true);
-        let interpreter = Interpreter::new(self, name, source, Some(config));
-        table.insert(name.to_owned(), interpreter.clone());
-        Ok(interpreter)
-    }
-
-    /// Stops an interpreter, whose cells are answered with an error, and takes it out of the table: STOP_GRACE and a
-    /// little at most.
-    fn forget_interpreter(&self, interpreter: &Arc<Interpreter>) {
-        lock(&interpreter.state).retired = true;
-        interpreter.leave_by(Instant::now() + STOP_GRACE);
-        let alive = |state: &mut State| state.life != Life::Stopped;
-        drop(interpreter.stopped.wait_timeout_while(lock(&interpreter.state), STOP_GRACE + KILL_LIMIT, alive));
-        let mut table = lock(&self.interpreters);
-        if table.get(&interpreter.name).is_some_and(|there| Arc::ptr_eq(there, interpreter)) {
-            table.remove(&interpreter.name);
-        }
-    }
-
-    /// Starts an interpreter, for a call that waits for it.
-    fn start_and_wait(&self, interpreter: &Arc<Interpreter>, call: ToolCall) -> Result<(), String> {
-        if matches!(lock(&interpreter.state).life, Life::Idle | Life::Busy) {
-            return Ok(());
-        }
-        let (send, receive) = mpsc::channel();
-        let reply = Box::new(move |text: &str, is_error| send.send((text.to_owned(), is_error)).is_ok());
-        let (key, progress) = (call.key, call.progress);
-        self.run_cell(interpreter, Cell { key, request: Value::Null, timeout: None, progress, reply });
-        if !lock(&self.calls).open.contains_key(&key) {
-            interpreter.interrupt(key); // it was cancelled before it had a cell to cancel
-        }
-        match receive.recv() {
-            Ok((why, true)) => Err(why),
-            Ok((_, false)) => Ok(()),
-            Err(_) => Err("the call was cancelled".into()),
-        }
-    }
-
-    /// Environments in the project and in our environment, by name; nothing is run for it.
-    fn discovered(&self) -> BTreeMap<String, Object> {
-        let project = &self.project().dir;
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let places = [
-            (".venv", Some(project.join(".venv"))),
-            ("venv", Some(project.join("venv"))),
-            ("virtualenv", variable("VIRTUAL_ENV")),
-            ("conda", variable("CONDA_PREFIX")),
-        ];
-        let python = |(name, dir): (&str, Option<PathBuf>)| {
-            let path = dir?.join("bin/python");
-            let config = Object::from_iter([("python_path".to_owned(), json!(path.to_str()?))]);
-            path.is_file().then(|| (name.to_owned(), config))
-        };
-        places.into_iter().filter_map(python).collect()
-    }
-
-    fn unknown_interpreter(&self, name: &str) -> String {
-        let mut names: Vec<_> = self.discovered().into_keys().collect();
-        names.extend(self.saved_configs().unwrap_or_default().into_keys());
-        self.each_interpreter(|interpreter| names.extend(interpreter.view().map(|_| interpreter.name.clone())));
-        names.push(BUILTIN.into());
-        names.sort();
-        names.dedup();
-        format!("there is no interpreter {name:?}; there are: {}. add_interpreter adds one", names.join(", "))
-    }
-
-    /// A configuration from add_interpreter's arguments or from the file. Paths become absolute: `~` is the home
-    /// directory, a relative one starts at the project; a Python that is a bare name and no file there is looked for on
-    /// PATH.
-    fn config_of(&self, told: &Object) -> Object {
-        let absolute = |path: &str| match expand_home(path) {
-            path if path.is_absolute() => path,
-            path => self.project().dir.join(path),
-        };
-        let mut config = Object::new();
-        for (member, _) in CONFIG_MEMBERS {
-            let value = match (member, told.get(member)) {
-                (_, None | Some(Value::Null)) => continue,
-                ("python_path", Some(Value::String(path))) => {
-                    let place = absolute(path);
-                    let bare = !path.contains('/') && !place.is_file();
-                    json!(find_on_path(path).filter(|_| bare).unwrap_or(place))
-                }
-                ("cwd", Some(Value::String(path))) => json!(absolute(path)),
-                (_, Some(value)) => value.clone(),
-            };
-            config.insert(member.to_owned(), value);
-        }
-        config
-    }
-
-    /// Those in the file that can be started: with a python_path.
-    fn saved_configs(&self) -> Result<BTreeMap<String, Object>, String> {
-        let root = load_saved()?;
-        let usable = |(name, config): (&String, &Value)| {
-            let usable = config["python_path"].is_string() && name != BUILTIN;
-            Some((name.clone(), self.config_of(config.as_object().filter(|_| usable)?)))
-        };
-        Ok(root["interpreters"].as_object().into_iter().flatten().filter_map(usable).collect())
-    }
+/// Environments in the project and in our environment, by name; nothing is run for it.
+fn discovered() -> BTreeMap<String, Object> {
+    let project = &PROJECT.dir;
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let (in_project, out) = (|name| Some(project.join(name)), variable);
+    let places = [
+        (".venv", in_project(".venv")),
+        ("venv", in_project("venv")),
+        ("virtualenv", out("VIRTUAL_ENV")),
+        ("conda", out("CONDA_PREFIX")),
+    ];
+    let python = |(name, dir): (&str, Option<PathBuf>)| {
+        let path = dir?.join("bin/python");
+        let config = Object::from_iter([("python_path".to_owned(), json!(path.to_str()?))]);
+        path.is_file().then(|| (name.to_owned(), config))
+    };
+    places.into_iter().filter_map(python).collect()
 }
 
-impl Interpreter {
-    /// The configuration, looked up among the saved and the discovered ones at the first start.
-    fn resolve(&self) -> Result<Object, String> {
-        if let Some(config) = &lock(&self.state).config {
-            return Ok(config.clone());
+/// A configuration from add_interpreter's arguments or from the file. Paths become absolute: `~` is the home directory,
+/// a relative one starts at the project; a Python that is a bare name and no file there is looked for on PATH.
+fn config_of(told: &Object) -> Object {
+    let place = |path: &str| PROJECT.dir.join(expand_home(path));
+    let told = CONFIG_MEMBERS.iter().filter_map(|(member, _)| told.get_key_value(*member));
+    let complete = |(member, value): (&String, &Value)| {
+        let value = match (member.as_str(), value) {
+            ("python_path", Value::String(path)) => {
+                let bare = !path.contains('/') && !place(path).is_file();
+                json!(find_on_path(path).filter(|_| bare).unwrap_or_else(|| place(path)))
+            }
+            ("cwd", Value::String(path)) => json!(place(path)),
+            _ => value.clone(),
+        };
+        (member.clone(), value)
+    };
+    told.filter(|(_, value)| !value.is_null()).map(complete).collect()
+}
+
+/// The saved ones that can be started: with a python_path.
+fn saved_configs() -> Result<BTreeMap<String, Object>, String> {
+    let root = load_saved()?;
+    let usable = |(name, config): (&String, &Value)| {
+        let usable = config["python_path"].is_string() && name != BUILTIN;
+        Some((name.clone(), config_of(config.as_object().filter(|_| usable)?)))
+    };
+    Ok(root["interpreters"].as_object().into_iter().flatten().filter_map(usable).collect())
+}
+
+/// What is known of an interpreter that is not in the table.
+fn look_up(name: &str) -> Result<(Source, Object), String> {
+    let (saved, mut discovered) = (saved_configs(), discovered());
+    let is_saved = saved.as_ref().ok().and_then(|saved| saved.get(name)).map(|config| (Source::Saved, config.clone()));
+    let found = is_saved.or_else(|| Some((Source::Discovered, discovered.remove(name)?)));
+    match (found, saved) {
+        (Some(found), _) => Ok(found),
+        (None, Err(why)) => Err(why), // perhaps it is there, in a file that can't be read
+        (None, Ok(saved)) => {
+            let known = |one: &Interpreter| one.config.is_some().then(|| one.name.clone());
+            let live: Vec<_> = ask(move |server| server.interpreters.values().filter_map(known).collect())?;
+            let known = saved.into_keys().chain(discovered.into_keys()).chain(live);
+            let names: BTreeSet<_> = known.chain([BUILTIN.into()]).collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            Err(format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one"))
         }
-        let saved = self.server.saved_configs().map(|mut saved| saved.remove(&self.name));
-        let discovered = || self.server.discovered().remove(&self.name).map(|config| (Source::Discovered, config));
-        let found = match &saved {
-            Ok(Some(config)) => Some((Source::Saved, config.clone())),
-            _ => discovered(),
-        };
-        let Some((source, config)) = found else {
-            lock(&self.state).retired = true;
-            lock(&self.server.interpreters).remove(&self.name);
-            return Err(saved.err().unwrap_or_else(|| self.server.unknown_interpreter(&self.name)));
-        };
-        let mut state = lock(&self.state);
-        (state.source, state.config) = (source, Some(config.clone()));
-        Ok(config)
     }
 }
 
@@ -2109,24 +2059,19 @@ fn saved_dir() -> Result<PathBuf, String> {
 /// The whole file. Its absence is an empty one; one that does not parse is an error, and is left alone.
 fn load_saved() -> Result<Value, String> {
     let path = saved_dir()?.join("interpreters.json");
-    let failed = |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
     let mut bytes = Vec::new();
-    match File::open(&path).and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(json!({"discover_jetbrains": true, "interpreters": {}}));
-        }
-        Err(error) => return Err(failed(&error)),
-        Ok(_) => {}
-    }
-    let mut root: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
-    if root.is_object() && root["interpreters"].is_null() {
-        root["interpreters"] = json!({});
-    }
-    if root["interpreters"].is_object() {
+    let read = File::open(&path).and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes));
+    let parsed = match read {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(json!({"discover_jetbrains": true})),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
+    };
+    let with_list = parsed.and_then(|mut root| {
+        let list = root.as_object_mut().map(|root| root.entry("interpreters").or_insert(json!({})));
+        list.filter(|list| list.is_object()).ok_or("it has no object \"interpreters\"")?;
         Ok(root)
-    } else {
-        Err(failed(&"it has no object \"interpreters\""))
-    }
+    });
+    with_list.map_err(|why| format!("{} can't be read and is left as it is: {why}", path.display()))
 }
 
 /// Changes the saved interpreters, under the lock that all servers share: read, change, write beside, fsync, rename.
@@ -2135,10 +2080,9 @@ fn update_saved(change: impl FnOnce(&mut Object)) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", dir.display());
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
     let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    let held = options.clone().create(true).open(dir.join("interpreters.lock")).map_err(failed)?;
-    let end = Instant::now() + LOCK_LIMIT;
-    while !sys::try_lock(held.as_fd()) {
+    options.write(true).create(true).mode(0o600);
+    let (held, end) = (options.open(dir.join("interpreters.lock")).map_err(failed)?, Instant::now() + LOCK_LIMIT);
+    while !sys::try_lock(&held) {
         if Instant::now() > end {
             return Err(format!("{}/interpreters.lock is held by another process", dir.display()));
         }
@@ -2149,7 +2093,7 @@ fn update_saved(change: impl FnOnce(&mut Object)) -> Result<(), String> {
     let path = dir.join("interpreters.json");
     let path = fs::canonicalize(&path).unwrap_or(path); // where it is a link, its target is what is replaced
     let beside = path.with_file_name(".interpreters.json.new"); // the lock is ours: nobody else writes it
-    let written = options.clone().create(true).truncate(true).open(&beside).and_then(|mut file| {
+    let written = options.truncate(true).open(&beside).and_then(|mut file| {
         file.write_all(format!("{root:#}\n").as_bytes())?;
         file.sync_all()?;
         fs::rename(&beside, &path)
@@ -2166,23 +2110,768 @@ fn home_dir() -> Option<PathBuf> {
 }
 
 fn expand_home(path: &str) -> PathBuf {
-    match (path.strip_prefix('~'), home_dir()) {
-        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
-        _ => PathBuf::from(path),
-    }
+    let rest = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let home = rest.and_then(|rest| Some(home_dir()?.join(rest.trim_start_matches('/'))));
+    home.unwrap_or_else(|| path.into())
 }
 
 fn find_on_path(program: &str) -> Option<PathBuf> {
-    let is_program =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|is| is.is_file() && is.permissions().mode() & 0o111 != 0);
+    let is_program = |path: &PathBuf| fs::metadata(path).is_ok_and(|is| is.is_file() && is.mode() & 0o111 != 0);
     let path = env::var_os("PATH")?;
     let found = env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(program)).find(is_program);
     found
 }
 
-// ── 9. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 9. The bridge ────────────────────────────────────────────────────────────────────────────────────────────────────
+//
+// HTTP/1.1 on a Unix socket, one request a connection, served by the loop. The socket has a name of its own, and
+// where nobody else has it the name of the host, by which the client finds it.
 
-/// Who started us. Computed once.
+/// Where we are reached.
+struct Bridge {
+    listener: UnixListener,
+    own: PathBuf,
+    shared: Option<PathBuf>,   // None without a host
+    inode: Option<(u64, u64)>, // of the socket, by which our names are known
+    rests_until: Instant,      // accept failed, for lack of descriptors: not again before
+}
+
+/// A connection.
+struct Peer {
+    stream: UnixStream,
+    input: Vec<u8>, // a request that is not complete; in phase Draining nothing
+    out: Outbox,
+    phase: Phase,
+    until: Instant, // when it is dropped, unless it moves before
+    without_body: bool,
+    call: Option<u64>, // what its hang-up interrupts
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Reading,
+    Continued, // it was told to send its body
+    Serving,   // what it sends now is ignored
+    Ending,    // the answer is complete: it is written, then our end is shut
+    Draining,  // what it still sends is read away, for closing would cut off our answer
+}
+
+/// What waits for a peer: in memory, beyond OUTBOX_BYTES in a file without a name.
+#[derive(Default)]
+struct Outbox {
+    memory: VecDeque<u8>,
+    file: Option<(File, u64, u64)>, // and what of it waits: from, to
+}
+
+/// Our names, bound and published by the first thread that asks. Err says why the host's is not ours.
+static PUBLISHED: LazyLock<Result<(), String>> = LazyLock::new(open_bridge);
+
+fn open_bridge() -> Result<(), String> {
+    let (host, own) = (HOST.pid, std::process::id());
+    let name = |of: String| PathBuf::from(format!("{SOCKETS}{of}.sock"));
+    let shared = host.map(|host| name(host.to_string()));
+    let path = name(host.map_or(own.to_string(), |host| format!("{host}-{own}")));
+    let failed = |error: io::Error| format!("no bridge at {}: {error}", path.display());
+    let _ = fs::remove_file(&path); // of a dead process that had our pid
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let (inode, rests_until) = (inode(&path), Instant::now());
+    let bridge = Bridge { listener, own: path.clone(), shared: shared.clone(), inode, rests_until };
+    ask(|server| server.bridge = Some(bridge))?;
+    shared.map_or(Ok(()), |shared| publish(&path, &shared))
+}
+
+impl Server {
+    fn accept(&mut self) {
+        let Some(bridge) = &mut self.bridge else { return };
+        let Ok((stream, _)) = bridge.listener.accept() else {
+            bridge.rests_until = Instant::now() + ACCEPT_PAUSE;
+            return;
+        };
+        let ours = sys::peer(&stream).is_some_and(|(_, uid)| uid == sys::user_id());
+        if !ours || stream.set_nonblocking(true).is_err() {
+            return; // not a byte for others (I10)
+        }
+        let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
+        let (phase, until, out) = (Phase::Reading, Instant::now() + REQUEST_LIMIT, Outbox::default());
+        self.desk
+            .peers
+            .insert(id, Peer { stream, input: Vec::new(), out, phase, until, without_body: false, call: None });
+        if full {
+            self.desk.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
+        }
+    }
+
+    /// Poll has something for a peer, or its time is over.
+    fn attend_peer(&mut self, id: u64, ready: libc::c_short) {
+        let desk = &mut self.desk;
+        let Some(peer) = desk.peers.get_mut(&id) else { return };
+        let late = peer.until <= Instant::now();
+        let reading = matches!(peer.phase, Phase::Reading | Phase::Continued);
+        if (late && !reading) || peer.attend(ready, &mut desk.buffer).is_err() {
+            let call = desk.peers.remove(&id).and_then(|peer| peer.call);
+            return call.into_iter().for_each(|key| self.cancel(key));
+        }
+        if !reading {
+            return;
+        }
+        match http::head(&peer.input) {
+            Some(Err((status, why))) => desk.refuse(id, status, &why),
+            Some(Ok(head)) => {
+                let whole = head.size + head.length;
+                if let Err((status, why)) = route(&head) {
+                    desk.refuse(id, status, &why);
+                } else if peer.input.len() >= whole {
+                    let body = peer.input[head.size..whole].to_vec();
+                    (peer.phase, peer.input, peer.without_body) = (Phase::Serving, Vec::new(), head.method == "HEAD");
+                    peer.until = Instant::now() + FOR_EVER;
+                    if let Err((status, why)) = self.serve_peer(id, &head, &body) {
+                        self.desk.refuse(id, status, &why);
+                    }
+                } else if head.expects && peer.phase == Phase::Reading {
+                    peer.phase = Phase::Continued;
+                    peer.push(b"HTTP/1.1 100 Continue\r\n\r\n", &mut desk.files);
+                } else if late {
+                    desk.refuse(id, "408 Request Timeout", "the request's body did not arrive within 10 s");
+                }
+            }
+            None if late => desk.refuse(id, "408 Request Timeout", "the request did not arrive within 10 s"),
+            None => {}
+        }
+    }
+
+    fn serve_peer(&mut self, id: u64, head: &http::Head, body: &[u8]) -> Result<(), http::Refusal> {
+        let bad = |why: String| ("400 Bad Request", why);
+        let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
+        let mut given: Object =
+            serde_json::from_slice(body).map_err(|why| bad(format!("the body is no JSON object: {why}")))?;
+        let (mut to, mut name) = (To::Tool(id), head.path.trim_start_matches("/tools/"));
+        if let "/execute" | "/interrupt" = name {
+            name = &name[1..];
+            let flag = |member: &str| match given.get(member) {
+                None | Some(Value::Null) => Ok(false),
+                Some(value) => {
+                    value.as_bool().ok_or_else(|| bad(format!("{member:?} must be true or false, got {value}")))
+                }
+            };
+            let (stream, full, interrupts) = (flag("stream")?, flag("full")?, name == "interrupt");
+            given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
+            given = find_tool(if interrupts { "list_vars" } else { "execute" })
+                .ok_or_else(|| bad(String::new()))?
+                .check(given)
+                .map_err(bad)?;
+            if interrupts {
+                let current = self.interpreters.get_mut(text(&given, "interpreter").unwrap_or(BUILTIN));
+                let interrupted = current.is_some_and(|one| one.interrupt(None, &mut self.desk));
+                self.desk.respond(id, &json!({ "interrupted": interrupted }));
+                return Ok(());
+            }
+            let stream_to = || To::Stream(id, Stream::new(full, !head.old));
+            to = if stream { stream_to() } else { To::Execute(id) };
+        }
+        let key = self.desk.open_call(to, None);
+        self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
+        let interpreter = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
+        let started = match find_tool(name) {
+            Some(tool) => self.run_tool(key, tool, given),
+            None => self.errand(move || {
+                let (session_id, host) = (HOST.session_id(), &*HOST);
+                let (project, since) = (PROJECT.dir.to_string_lossy(), uptime(STARTED.0));
+                let health = json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
+                    "session_id": session_id, "project_dir": project, "host": host.name});
+                post(move |server| _ = server.desk.answer(key, health));
+            }),
+        };
+        let known = self.interpreters.values().any(|one| one.config.is_some() && one.name == interpreter);
+        match started {
+            Err(why) => _ = self.desk.finish(key, &why, true, EXIT_FAILED),
+            Ok(()) if known => self.desk.event(key, None, false),
+            Ok(()) => {} // perhaps there is none of that name
+        }
+        Ok(())
+    }
+}
+
+/// Links the host's name to our socket, if nobody lives there. A dead socket is moved away first, so that of two who
+/// find it dead only one moves it; who moved a living one by that puts it back.
+fn publish(own: &Path, shared: &Path) -> Result<(), String> {
+    let beside = own.with_extension("old");
+    for _ in 0..3 {
+        let linked = fs::hard_link(own, shared).or_else(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Err(error),
+            _ => std::os::unix::fs::symlink(own, shared), // where sockets can't be linked
+        });
+        let (Err(_), there) = (linked, inode(shared)) else { return Ok(()) };
+        let kind = fs::symlink_metadata(shared).map(|is| (is.uid() == sys::user_id(), is.file_type()));
+        let ours = kind.is_ok_and(|(ours, kind)| ours && (kind.is_socket() || kind.is_symlink()));
+        let dead = UnixStream::connect(shared)
+            .is_err_and(|error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound));
+        ensure(ours && dead, || format!("{} is taken; this session's socket is {}", shared.display(), own.display()))?;
+        if fs::rename(shared, &beside).is_ok() && inode(&beside) != there {
+            let _ = fs::hard_link(&beside, shared);
+        }
+        let _ = fs::remove_file(&beside);
+    }
+    Err(format!("{} could not be taken; this session's socket is {}", shared.display(), own.display()))
+}
+
+/// Device and number of what a path names, links followed.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|is| (is.dev(), is.ino()))
+}
+
+/// Whether we have the path, and serve it in that way.
+fn route(head: &http::Head) -> Result<(), http::Refusal> {
+    let (path, method) = (head.path.as_str(), head.method.as_str());
+    let tool = path.strip_prefix("/tools/").map(find_tool);
+    match (path, tool, method) {
+        ("/health", _, "GET" | "HEAD") | ("/execute" | "/interrupt", _, "POST") | (_, Some(Some(_)), "POST") => Ok(()),
+        ("/health", ..) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
+        ("/execute" | "/interrupt", ..) | (_, Some(Some(_)), _) => {
+            Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST")))
+        }
+        _ => Err(("404 Not Found", format!("there is no {path} here"))),
+    }
+}
+
+impl Bridge {
+    /// The name to reach us by.
+    fn reached(&self) -> PathBuf {
+        self.shared.as_ref().filter(|shared| inode(shared) == self.inode).unwrap_or(&self.own).clone()
+    }
+}
+
+impl Drop for Bridge {
+    /// Takes our names back, as far as they are ours.
+    fn drop(&mut self) {
+        for name in self.shared.iter().chain([&self.own]).filter(|name| inode(name) == self.inode) {
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+impl Peer {
+    fn watch(&self) -> libc::pollfd {
+        let read = if self.phase == Phase::Serving || self.phase == Phase::Ending { 0 } else { libc::POLLIN };
+        sys::watch(self.stream.as_raw_fd(), read | if self.out.is_empty() { 0 } else { libc::POLLOUT })
+    }
+
+    /// Writes and reads what can be; an error where it is gone.
+    fn attend(&mut self, ready: libc::c_short, buffer: &mut [u8]) -> io::Result<()> {
+        if ready & (libc::POLLHUP | libc::POLLERR) != 0 {
+            return Err(ErrorKind::BrokenPipe.into()); // but not when it shut its end only
+        }
+        while !self.out.is_empty() {
+            match self.stream.write(self.out.front(buffer)?) {
+                Ok(count) => drop(self.out.memory.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+            self.until = Instant::now() + PEER_PATIENCE;
+        }
+        if self.out.is_empty() && self.phase == Phase::Serving {
+            self.until = Instant::now() + FOR_EVER;
+        }
+        if self.out.is_empty() && self.phase == Phase::Ending {
+            self.stream.shutdown(std::net::Shutdown::Write)?;
+            (self.phase, self.until) = (Phase::Draining, Instant::now() + PEER_DRAIN);
+        }
+        if ready & libc::POLLIN != 0 {
+            match self.stream.read(buffer)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                count => self.input.extend_from_slice(&buffer[..count]),
+            }
+            if self.phase == Phase::Draining && self.input.len() > PEER_DRAIN_BYTES {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts something into the outbox, and writes it if the peer takes it. What fails here drops the peer.
+    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) {
+        if self.out.is_empty() {
+            self.until = Instant::now() + PEER_PATIENCE;
+        }
+        let pushed = self.out.push(bytes, files).and_then(|()| self.attend(0, &mut [0; 4096]));
+        if pushed.is_err() {
+            self.until = Instant::now();
+        }
+    }
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.file.is_none()
+    }
+
+    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) -> io::Result<()> {
+        if self.file.is_none() && self.memory.len() + bytes.len() <= OUTBOX_BYTES {
+            self.memory.extend(bytes);
+            return Ok(());
+        }
+        if self.file.is_none() {
+            self.file = Some((files.unnamed()?, 0, 0));
+        }
+        let Some((file, _, to)) = self.file.as_mut().filter(|(_, _, to)| *to < CELL_FILE_BYTES_MAX) else {
+            return Err(ErrorKind::OutOfMemory.into());
+        };
+        file.write_all_at(bytes, *to)?;
+        *to += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// What to write next.
+    fn front(&mut self, buffer: &mut [u8]) -> io::Result<&[u8]> {
+        if let (true, Some((file, from, to))) = (self.memory.is_empty(), &mut self.file) {
+            let count = file.read_at(buffer, *from)?;
+            *from += count as u64;
+            self.memory.extend(&buffer[..count]);
+            if *from >= *to {
+                self.file = None;
+            }
+        }
+        Ok(self.memory.as_slices().0)
+    }
+}
+
+const STREAMS: [&str; 3] = ["stdout", "stderr", "stdout"]; // a result that is sent on is, for people, on stdout
+
+/// What a streaming call has sent, and what it holds back until it is known whether its output has to be cut.
+struct Stream {
+    full: bool, // nothing is cut
+    chunked: bool,
+    begun: bool, // its head is sent
+    left: usize, // characters that may still go out at once
+    held: Vec<(usize, String)>,
+    sent_result: bool,     // it was long, and nothing is cut: it went out as it came
+    partial: [Vec<u8>; 3], // bytes of a character that is not complete
+}
+
+impl Stream {
+    fn new(full: bool, chunked: bool) -> Self {
+        let left = if full { usize::MAX } else { HEAD_CHARS };
+        Stream { full, chunked, begun: false, left, held: Vec::new(), sent_result: false, partial: Default::default() }
+    }
+}
+
+impl Desk {
+    fn refuse(&mut self, id: u64, status: &str, why: &str) {
+        self.respond_with(id, status, &json!({ "detail": why }));
+    }
+
+    fn respond(&mut self, id: u64, body: &Value) {
+        self.respond_with(id, "200 OK", body);
+    }
+
+    fn respond_with(&mut self, id: u64, status: &str, body: &Value) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let body = format!("{body}\n");
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        (peer.phase, peer.call, peer.input) = (Phase::Ending, None, Vec::new());
+        let body = if peer.without_body { "" } else { &body };
+        peer.push(format!("{head}Connection: close\r\n\r\n{body}").as_bytes(), &mut self.files);
+    }
+
+    /// Sends an event of a streaming call, before the first one the head; the last one ends the answer.
+    fn event(&mut self, key: u64, event: Option<Value>, last: bool) {
+        let Some(Call { to: To::Stream(id, stream), .. }) = self.calls.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let coding = if stream.chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{coding}Connection: close\r\n\r\n");
+        let mut bytes = if mem::replace(&mut stream.begun, true) { String::new() } else { head };
+        let line = event.map_or(String::new(), |event| format!("{event}\n"));
+        bytes += &match (stream.chunked, line.is_empty()) {
+            (true, false) => format!("{:x}\r\n{line}\r\n{}", line.len(), if last { "0\r\n\r\n" } else { "" }),
+            _ => line,
+        };
+        if last {
+            (peer.phase, peer.call) = (Phase::Ending, None);
+        }
+        peer.push(bytes.as_bytes(), &mut self.files);
+    }
+
+    /// Sends on what a streaming call's cell printed; no bytes: what is left of a character that never got complete.
+    fn stream(&mut self, key: u64, stream: usize, bytes: &[u8]) {
+        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return };
+        if stream == RESULT && !state.full {
+            return;
+        }
+        state.sent_result |= stream == RESULT && !bytes.is_empty();
+        let mut all = mem::take(&mut state.partial[stream]);
+        all.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            state.partial[stream] = all.split_off(all.len() - cut_character(&all));
+        }
+        let text = escaped(&all);
+        let (now, later) = text.split_at(first_chars(&text, state.left).len());
+        state.left -= now.chars().count().min(state.left);
+        if !later.is_empty() && state.held.iter().map(|(_, text)| text.len()).sum::<usize>() < HEAD_BYTES {
+            state.held.push((stream, later.to_owned()));
+        }
+        if !now.is_empty() {
+            self.event(key, Some(json!({ STREAMS[stream]: now })), false);
+        }
+    }
+
+    /// A cell's answer, in the shape that its call wants. False where it was cancelled meanwhile.
+    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, notes: Vec<String>) -> bool {
+        let (is_error, exit) = (ending.is_error, ending.exit);
+        let told = output.tell(ending, notes, &mut self.files);
+        (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
+        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else {
+            return self.finish(key, &told.text(), is_error, exit);
+        };
+        let (held, full, sent) = (mem::take(&mut state.held), state.full, mem::take(&mut state.sent_result));
+        let (cut, result) = (told.cut.filter(|_| !full), told.result.filter(|_| !sent));
+        let result = result.filter(|_| cut.is_none()).or(told.error).unwrap_or_default();
+        let rest = match cut {
+            Some((tail, block)) => vec![("stdout", tail), ("note", block)],
+            None if sent => vec![("stdout", "\n".to_owned())], // behind the result
+            None => held.into_iter().map(|(stream, text)| (STREAMS[stream], text)).collect(),
+        };
+        for (kind, text) in rest.into_iter().chain(told.notes.into_iter().map(|note| ("note", note))) {
+            self.event(key, Some(json!({ kind: text })), false);
+        }
+        self.finish(key, &result, is_error, exit)
+    }
+}
+
+// ── 10. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+const CLIENT_USAGE: &str = "\
+usage: mcp-py-client [options] [FILE | -c CODE]    code from stdin when neither is given (mcp-py-client <<'PY' … PY)
+  -i, --interpreter NAME   which one, \"builtin\" unless said
+  -t, --timeout SECONDS    interrupt the cell after that; 0 = never
+  --full                   nothing is cut (the default where stdout is a file)
+  --socket PATH            instead of looking for the session (MCP_PY_SOCKET)
+instead of code:  --reset  --list-vars  --interpreters  --info  --interrupt
+                  --add NAME PYTHON [--save]  --stop NAME [--remove]  --help  --version
+";
+
+/// Options that stand instead of code, what they ask the bridge, and the arguments that they take.
+const ACTIONS: [(&str, &str, &[&str]); 7] = [
+    ("--reset", "/tools/reset", &[]),
+    ("--list-vars", "/tools/list_vars", &[]),
+    ("--interpreters", "/tools/list_interpreters", &[]),
+    ("--info", "/tools/get_session_info", &[]),
+    ("--interrupt", "/interrupt", &[]),
+    ("--add", "/tools/add_interpreter", &["name", "python_path"]),
+    ("--stop", "/tools/stop_interpreter", &["name"]),
+];
+
+/// An exit code and the line about it.
+struct Failed(i32, String);
+
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        Failed(EXIT_FAILED, why)
+    }
+}
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Order {
+    path: Option<&'static str>, // an action's
+    code: Option<Vec<u8>>,
+    given: Object, // what the bridge is sent
+    full: bool,
+    socket: Option<OsString>,
+}
+
+fn client(words: &[OsString]) -> u8 {
+    sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell
+    let code = read_order(words).and_then(run_order).unwrap_or_else(|Failed(code, why)| {
+        let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
+        code
+    });
+    code as u8
+}
+
+fn read_order(words: &[OsString]) -> Result<Order, Failed> {
+    let (mut order, mut sources, mut options, mut words) = (Order::default(), 0, true, words.iter());
+    let usage = |why: String| Failed(2, format!("{why}\n{CLIENT_USAGE}"));
+    while let Some(word) = words.next() {
+        let name = word.to_string_lossy();
+        let mut value = |what| words.next().ok_or_else(|| usage(format!("{name} needs {what}")));
+        if let Some((_, path, members)) = ACTIONS.iter().find(|(option, ..)| options && *option == name) {
+            (order.path, sources) = (Some(*path), sources + 1);
+            for member in members.iter().copied() {
+                order.given.insert(member.into(), json!(value(member)?.to_string_lossy()));
+            }
+            continue;
+        }
+        match &*name {
+            "--" if options => options = false,
+            "-i" | "--interpreter" if options => {
+                order.given.insert("interpreter".into(), json!(value("a name")?.to_string_lossy()));
+            }
+            "-t" | "--timeout" if options => {
+                let seconds = value("seconds")?.to_string_lossy();
+                let number = seconds.parse().ok().filter(|seconds| SECONDS.contains(seconds));
+                let number = number.ok_or_else(|| usage(format!("{seconds} is no time")))?;
+                order.given.insert("timeout".into(), json!(number));
+            }
+            "--full" if options => order.full = true,
+            "--save" | "--remove" if options => drop(order.given.insert(name[2..].into(), json!(true))),
+            "--socket" if options => order.socket = Some(value("a path")?.clone()),
+            "-c" if options => (order.code, sources) = (Some(value("code")?.as_bytes().to_vec()), sources + 1),
+            "-" => sources += 1,
+            option if options && option.starts_with('-') => return Err(usage(format!("unknown option {option}"))),
+            _ => {
+                let code = fs::read(word).map_err(|error| format!("{name}: {error}"))?;
+                (order.code, sources) = (Some(code), sources + 1);
+            }
+        }
+    }
+    let stray = order.path.is_none() && order.given.keys().any(|name| name == "save" || name == "remove");
+    match sources {
+        0 | 1 if !stray => Ok(order),
+        _ => Err(usage("at most one of FILE, -c and an action; --save goes with --add, --remove with --stop".into())),
+    }
+}
+
+fn run_order(order: Order) -> Result<i32, Failed> {
+    let (path, mut given) = (order.path.unwrap_or("/execute"), order.given);
+    if order.path.is_none() {
+        let mut code = order.code.clone().unwrap_or_default();
+        if order.code.is_none() {
+            let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
+            ensure(!io::stdin().is_terminal(), || hint.into()).map_err(|why| Failed(2, why))?;
+            io::stdin().read_to_end(&mut code).map_err(|error| format!("stdin: {error}"))?;
+        }
+        let code = String::from_utf8(code).map_err(|error| Failed(2, format!("the code is not UTF-8: {error}")))?;
+        ensure(!code.trim().is_empty(), || "no code".into()).map_err(|why| Failed(2, why))?;
+        let to_file = stdout_is_a_file_of_its_own();
+        let cell = json!({"code": code, "stream": true, "full": order.full || to_file});
+        given.extend(cell.as_object().cloned().unwrap_or_default());
+    }
+    let socket = order.socket.or_else(|| env::var_os("MCP_PY_SOCKET").filter(|path| !path.is_empty()));
+    let (stream, pid) = match socket {
+        Some(path) => connect(&path.to_string_lossy())?,
+        None => find_session()?,
+    };
+    let name = text(&given, "interpreter").unwrap_or(BUILTIN);
+    let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
+    let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
+    ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
+    let (mut printer, failed) =
+        (Printer { fresh: [true; 2] }, |error| format!("the answer could not be printed: {error}"));
+    let answer = request(&stream, "POST", path, &Value::Object(given), |event| printer.event(event).map_err(failed))?;
+    Ok(printer.last(&answer).map_err(failed)?)
+}
+
+/// Prints what comes, and knows where a line has begun.
+struct Printer {
+    fresh: [bool; 2], // stdout, stderr
+}
+
+impl Printer {
+    fn show(&mut self, to: usize, text: &str, line: bool) -> io::Result<()> {
+        let start = if line && !self.fresh[to] { "\n" } else { "" };
+        let text = format!("{start}{text}{}", if line { "\n" } else { "" });
+        self.fresh[to] = text.ends_with('\n') || (text.is_empty() && self.fresh[to]);
+        let mut out: Box<dyn Write> = if to == 0 { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    }
+
+    fn event(&mut self, event: &Value) -> io::Result<()> {
+        let text = |name: &str| event[name].as_str();
+        match (text("stdout"), text("stderr"), text("note")) {
+            (Some(text), ..) => self.show(0, text, false),
+            (_, Some(text), _) => self.show(1, text, false),
+            (.., Some(note)) => self.show(1, note, true),
+            _ => Ok(()),
+        }
+    }
+
+    /// What came last: the end of a cell's events, or an action's answer. Returns the exit code.
+    fn last(&mut self, answer: &Value) -> io::Result<i32> {
+        let is_error = answer["is_error"] == true || answer["isError"] == true;
+        let texts = [&answer["result"], &answer["structuredContent"]["message"], &answer["content"][0]["text"]];
+        let interrupted = answer["interrupted"].as_bool();
+        let told = interrupted.map(|did| if did { "interrupted" } else { "nothing was running" });
+        let text = texts.into_iter().find_map(Value::as_str).or(told).unwrap_or_default();
+        if !text.is_empty() {
+            self.show(usize::from(is_error), text, true)?;
+        }
+        Ok(answer["exit_code"].as_i64().unwrap_or(i64::from(is_error)) as i32)
+    }
+}
+
+/// Whether stdout is a regular file, and not one that stderr goes to as well.
+fn stdout_is_a_file_of_its_own() -> bool {
+    let status = |fd: BorrowedFd| File::from(fd.try_clone_to_owned()?).metadata();
+    let (Ok(out), Ok(err)) = (status(io::stdout().as_fd()), status(io::stderr().as_fd())) else { return false };
+    out.is_file() && (out.dev(), out.ino()) != (err.dev(), err.ino())
+}
+
+/// One request to the bridge, by HTTP/1.0, whose answers have no chunks: JSON lines. Events of a stream go to `take`;
+/// the last line is returned.
+fn request(
+    mut stream: &UnixStream,
+    method: &str,
+    path: &str,
+    body: &Value,
+    mut take: impl FnMut(&Value) -> Result<(), String>,
+) -> Result<Value, String> {
+    let body = body.to_string();
+    let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    // Where this fails, there may be an early answer that says why.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
+    while let Some(Ok(event)) = lines.next().map(|line| serde_json::from_str::<Value>(&line)) {
+        match (
+            event["detail"].as_str(),
+            ["stdout", "stderr", "note", "image"].iter().any(|kind| event[kind].is_string()),
+        ) {
+            (Some(why), _) => return Err(why.to_owned()),
+            (None, true) => take(&event)?,
+            (None, false) => return Ok(event),
+        }
+    }
+    Err("the server ended before the answer was complete".into())
+}
+
+/// Connects to a socket of this user, whose server is this user's too (I10); returns the server's pid.
+fn connect(shown: &str) -> Result<(UnixStream, i32), String> {
+    let (path, own) = (Path::new(shown), sys::user_id());
+    let theirs = |uid: u32| format!("{shown} belongs to uid {uid}, you are {own}");
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::PermissionDenied => format!("{shown}: {error}: a sandbox or another user may forbid it"),
+        _ => format!("{shown}: {error}"),
+    };
+    let is = fs::symlink_metadata(path).map_err(failed)?;
+    ensure(is.uid() == own, || theirs(is.uid()))?;
+    let stream = UnixStream::connect(path).map_err(failed)?;
+    let (pid, uid) = sys::peer(&stream).ok_or_else(|| format!("{shown}: who listens there can't be told"))?;
+    ensure(uid == own, || theirs(uid))?;
+    Ok((stream, pid))
+}
+
+/// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
+fn find_session() -> Result<(UnixStream, i32), String> {
+    let (seen, mut refused) = (processes(), BTreeSet::new());
+    let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
+    let paths = entries.filter_map(|entry| entry.path().into_os_string().into_string().ok());
+    let sockets: BTreeSet<_> = paths.filter(|path| path.starts_with(SOCKETS) && path.ends_with(".sock")).collect();
+    for (host, _) in ancestors(std::process::id() as i32, &seen) {
+        let (shared, own) = (format!("{SOCKETS}{host}.sock"), format!("{SOCKETS}{host}-"));
+        let mut candidates: Vec<_> = sockets.iter().filter(|path| **path == shared || path.starts_with(&own)).collect();
+        candidates.sort_by_key(|path| **path != shared);
+        for path in candidates {
+            match connect(path) {
+                Ok((stream, pid)) if ancestors(pid, &seen).any(|(above, _)| above == host) => return Ok((stream, pid)),
+                Ok((_, pid)) => refused.insert(format!("{path}: its process {pid} is not under {host}")),
+                Err(why) => refused.insert(why),
+            };
+        }
+    }
+    let mut live = BTreeMap::new();
+    for path in sockets.iter().rev() {
+        let Ok((stream, pid)) = connect(path) else { continue };
+        let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
+        if let Ok(health) = request(&stream, "GET", "/health", &Value::Null, |_| Ok(())) {
+            live.entry(pid).or_insert((path, health));
+        }
+    }
+    let session = env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty()).map(Value::from);
+    if let Some((path, _)) = live.values().find(|(_, health)| session.as_ref() == Some(&health["session_id"])) {
+        return connect(path);
+    }
+    let shown = |(path, health): &(&String, Value)| {
+        let text = |name: &str| health[name].as_str().unwrap_or("?").to_owned();
+        format!("\n  {} ({}): --socket {path}", text("project_dir"), text("host"))
+    };
+    let list: String = live.values().map(shown).collect();
+    let refused: String = refused.iter().map(|why| format!("\n  {why}")).collect();
+    let none = "there is none of yours: start it with `claude mcp add`, see README";
+    let others = if live.is_empty() { none } else { "yours are:" };
+    let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
+    Err(format!("no server of this session: {looked_for}{refused}\n{others}{list}"))
+}
+
+// ── 11. Install ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Copies this program to a folder, makes its two names there, and tries both doors. Safe while an old one runs.
+fn install(dir: &Path) -> Result<String, String> {
+    let at = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    DirBuilder::new().recursive(true).create(dir).map_err(|error| at(dir, error))?;
+    let dir = &fs::canonicalize(dir).map_err(|error| at(dir, error))?;
+    let (program, beside) = (dir.join("mcp-py"), dir.join(".mcp-py.new"));
+    let links = ["mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
+    for link in &links {
+        let ours = fs::read_link(link).is_ok_and(|to| to == Path::new("mcp-py") || to == program);
+        ensure(ours || fs::symlink_metadata(link).is_err(), || {
+            format!(
+                "{} is in the way and not ours; the Python original goes by `uv tool uninstall \
+                     python-interpreter-mcp`, anything else by hand",
+                link.display()
+            )
+        })?;
+    }
+    let exe = env::current_exe().map_err(|error| format!("this program can't be found: {error}"))?;
+    let copied = fs::copy(&exe, &beside)
+        .and_then(|_| File::open(&beside)?.sync_all())
+        .and_then(|()| fs::rename(&beside, &program));
+    copied.map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        at(&program, error)
+    })?;
+    for link in &links {
+        let _ = fs::remove_file(link); // ours, see above
+        std::os::unix::fs::symlink("mcp-py", link).map_err(|error| at(link, error))?;
+    }
+    let failed = |error: io::Error| format!("{} is installed, but could not be tried: {error}", program.display());
+    let mut server = Command::new(&links[0]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let (mut to, from) = (server.stdin.take().ok_or("no pipe")?, server.stdout.take().ok_or("no pipe")?);
+    let call = |tool: &str, arguments: Value| ("tools/call", json!({"name": tool, "arguments": arguments}));
+    let mut answers = BufReader::new(from).lines();
+    let mut ask = |(method, params): (&str, Value)| {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        to.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
+        let line = answers.next().unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into())).map_err(failed)?;
+        serde_json::from_str::<Value>(&line).map_err(|error| failed(error.into()))
+    };
+    let we = json!({"name": "mcp-py install", "version": VERSION});
+    ask(("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we})))?;
+    let by_mcp = ask(call("execute", json!({"code": "x = 1 + 1; x"})))?;
+    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+    ensure(by_mcp == "2", || format!("{} is installed, but 1 + 1 is not 2: {by_mcp}", program.display()))?;
+    let info = ask(call("get_session_info", json!({})))?;
+    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default().to_owned();
+    let output = Command::new(&links[1]).args(["--socket", &socket, "-c", "x"]).output().map_err(failed)?;
+    drop(to);
+    let _ = server.wait();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure(out.trim() == "2", || format!("{} is installed, but its client failed: {out}{err}", program.display()))?;
+    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == *dir));
+    let path = if on_path {
+        String::new()
+    } else {
+        format!("\n{0} is not on PATH: export PATH=\"{0}:$PATH\"\n", dir.display())
+    };
+    Ok(format!(
+        "\
+installed {} {VERSION}, and beside it mcp-py-server and mcp-py-client
+tried it: x = 1 + 1 by MCP, then x by the client: {}
+{path}
+next, for Claude Code:
+  claude mcp add python-interpreter -- {}
+and so that the client needs no approval, in .claude/settings.json:
+  {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
+",
+        program.display(),
+        out.trim(),
+        links[0].display()
+    ))
+}
+
+// ── 12. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Who started us.
 #[derive(Default)]
 struct Host {
     pid: Option<i32>,
@@ -2190,51 +2879,51 @@ struct Host {
     is_claude: bool,
 }
 
-/// Where the host works. Computed when first asked for: it takes an `lsof`.
+/// Where the host works.
 struct Project {
     dir: PathBuf,
-    /// The host holds files of Claude's configuration open: a fact to report, never a gate.
-    verified: bool,
+    verified: bool, // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
 /// A process in a snapshot.
 struct Seen {
     parent: i32,
-    /// Base name of its program, as ps tells it.
-    name: String,
-    /// The first word of its command line.
-    program: String,
+    name: String,    // the base name of its program, as ps tells it
+    program: String, // the first word of its command line
 }
 
 const LAUNCHERS: [&str; 4] = ["uv", "uvx", "npx", "npm"]; // they start servers for hosts
 
-impl Server {
-    fn host(&self) -> &Host {
-        self.host.get_or_init(|| find_host(std::process::id() as i32, &processes()))
-    }
+/// It takes a `ps`.
+static HOST: LazyLock<Host> = LazyLock::new(|| find_host(std::process::id() as i32, &processes()));
 
-    fn project(&self) -> &Project {
-        self.project.get_or_init(|| {
-            let (cwd, files) = self.host().pid.map(open_files).unwrap_or_default();
-            let told = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-            let dir = told.or(cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("/"));
-            let places = [config_dir(), Some(dir.join(".claude"))];
-            let verified = files.iter().any(|file| places.iter().flatten().any(|place| file.starts_with(place)));
-            Project { dir, verified }
-        })
-    }
+/// It takes an `lsof`.
+static PROJECT: LazyLock<Project> = LazyLock::new(|| {
+    let (cwd, files) = HOST.pid.map(open_files).unwrap_or_default();
+    let told = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let dir = told.or(cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
+    let places = [config_dir(), Some(dir.join(".claude"))];
+    let verified = files.iter().any(|file| places.iter().flatten().any(|place| file.starts_with(place)));
+    Project { dir, verified }
+});
+
+/// Nearest first; never init or the kernel, and no more than a real chain has.
+fn ancestors(of: i32, seen: &BTreeMap<i32, Seen>) -> impl Iterator<Item = (i32, &Seen)> + Clone {
+    let above = |pid: i32| {
+        seen.get(&pid).filter(|one| one.parent > 1).and_then(|one| Some((one.parent, seen.get(&one.parent)?)))
+    };
+    std::iter::successors(above(of), move |(pid, _)| above(*pid)).take(64)
 }
 
 /// The nearest ancestor that is Claude; else the parent, or who started that, where it is a mere launcher.
 fn find_host(own: i32, seen: &BTreeMap<i32, Seen>) -> Host {
-    let parent = |process: &Seen| seen.get_key_value(&process.parent).filter(|(pid, _)| **pid > 1);
-    let chain = std::iter::successors(seen.get(&own).and_then(parent), |(_, process)| parent(process)).take(64);
-    let is_claude = |(_, process): &(&i32, &Seen)| {
+    let chain = ancestors(own, seen);
+    let is_claude = |(_, process): &(i32, &Seen)| {
         process.name.eq_ignore_ascii_case("claude") || process.program.contains("/claude/versions/")
     };
     let other = chain.clone().find(|(_, process)| !LAUNCHERS.contains(&process.name.as_str()));
     let Some(found) = chain.clone().find(is_claude).or(other) else { return Host::default() };
-    Host { pid: Some(*found.0), name: Some(found.1.name.clone()), is_claude: is_claude(&found) }
+    Host { pid: Some(found.0), name: Some(found.1.name.clone()), is_claude: is_claude(&found) }
 }
 
 /// All processes, from one `ps`; where there is none that we understand, from /proc.
@@ -2276,14 +2965,13 @@ fn open_files(pid: i32) -> (Option<PathBuf>, Vec<PathBuf>) {
         }
     }
     let is_good = |path: &PathBuf| path.is_absolute() && path.is_dir();
-    cwd = cwd.filter(is_good);
-    if cwd.is_none() {
-        let place = PathBuf::from(format!("/proc/{pid}"));
-        cwd = fs::read_link(place.join("cwd")).ok().filter(is_good);
-        let links = fs::read_dir(place.join("fd")).into_iter().flatten().flatten();
-        files = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+    if let Some(cwd) = cwd.filter(is_good) {
+        return (Some(cwd), files);
     }
-    (cwd, files)
+    let place = PathBuf::from(format!("/proc/{pid}"));
+    let links = fs::read_dir(place.join("fd")).into_iter().flatten().flatten();
+    let files = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+    (fs::read_link(place.join("cwd")).ok().filter(is_good), files)
 }
 
 /// What a program prints within SNAPSHOT_LIMIT; nothing where it is missing, takes longer or prints too much.
@@ -2294,13 +2982,16 @@ fn output_of(program: &str, arguments: &[&str]) -> Vec<u8> {
     let Ok(mut child) = command.spawn() else { return Vec::new() };
     let (end, mut text, mut chunk) = (Instant::now() + SNAPSHOT_LIMIT, Vec::new(), vec![0; 64 << 10]);
     let mut complete = false;
-    if let Some(mut stdout) = child.stdout.take() {
-        while !complete && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
-            if sys::poll([(stdout.as_fd(), true, false)], end.saturating_duration_since(Instant::now()))[0] {
-                let count = stdout.read(&mut chunk).unwrap_or(0);
-                text.extend_from_slice(&chunk[..count]);
-                complete = count == 0;
-            }
+    let mut stdout = child.stdout.take().filter(|_| true);
+    while let Some(stdout) =
+        stdout.as_mut().filter(|_| !complete && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end)
+    {
+        let mut set = [sys::watch(stdout.as_raw_fd(), libc::POLLIN)];
+        sys::poll(&mut set, end);
+        if set[0].revents != 0 {
+            let count = stdout.read(&mut chunk).unwrap_or(0);
+            text.extend_from_slice(&chunk[..count]);
+            complete = count == 0;
         }
     }
     sys::signal(child.id() as i32, libc::SIGKILL, true); // it has closed its stdout, or is late: it has no more to say
@@ -2358,7 +3049,7 @@ fn uptime(since: Instant) -> String {
     }
 }
 
-// ── 10. mod rpc, mod sys ────────────────────────────────────────────────────────────────────────────────────────────
+// ── 13. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
 
 /// JSON-RPC 2.0 as MCP uses it: lines and messages. No I/O.
 mod rpc {
@@ -2410,27 +3101,13 @@ mod rpc {
         }
     }
 
+    #[rustfmt::skip]
     pub enum Message {
-        Request {
-            id: Value,
-            method: String,
-            params: Value,
-        },
-        Notification {
-            method: String,
-            params: Value,
-        },
-        /// A blank line, or a response: we never ask.
-        Nothing,
-        /// A notification that can't be read: never answered.
-        Unreadable {
-            why: String,
-        },
-        Invalid {
-            id: Option<Value>,
-            code: i64,
-            why: String,
-        },
+        Request { id: Value, method: String, params: Value },
+        Notification { method: String, params: Value },
+        Nothing, // a blank line, or a response: we never ask
+        Unreadable { why: String }, // a notification that can't be read: never answered
+        Invalid { id: Option<Value>, code: i64, why: String },
     }
 
     fn invalid(id: Option<Value>, why: &str) -> Message {
@@ -2459,12 +3136,8 @@ mod rpc {
     }
 
     fn classify(mut value: Value) -> Message {
-        let Some(object) = value.as_object_mut() else {
-            return invalid(
-                None,
-                if value.is_array() { "batches are not offered" } else { "a message must be an object" },
-            );
-        };
+        let what = if value.is_array() { "batches are not offered" } else { "a message must be an object" };
+        let Some(object) = value.as_object_mut() else { return invalid(None, what) };
         let id = object.remove("id");
         let good_id = id.clone().filter(|id| id.is_string() || id.is_i64() || id.is_u64());
         if object.get("jsonrpc").is_none_or(|version| version != "2.0") {
@@ -2529,71 +3202,149 @@ mod rpc {
     }
 }
 
+/// The head of an HTTP/1.1 request (RFC 9112), strictly: what is ambiguous is refused. No I/O.
+mod http {
+    use super::{HTTP_HEAD_BYTES_MAX, REQUEST_BYTES_MAX};
+
+    pub struct Head {
+        pub method: String,
+        pub path: String,  // without scheme, authority and query
+        pub size: usize,   // of the head
+        pub length: usize, // of the body
+        pub expects: bool, // 100 Continue
+        pub old: bool,     // HTTP/1.0
+    }
+
+    /// Status line after the version, with further header lines if need be, and what is said to people.
+    pub type Refusal = (&'static str, String);
+
+    /// None where it is not complete.
+    pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let seen = &bytes[..end.map_or(bytes.len(), |end| end + 4).min(HTTP_HEAD_BYTES_MAX + 1)];
+        let lone = |at: usize| match seen[at] {
+            b'\r' => seen.get(at + 1).is_some_and(|next| *next != b'\n'),
+            b'\n' => at == 0 || seen[at - 1] != b'\r',
+            byte => byte == 0,
+        };
+        if (0..seen.len()).any(lone) {
+            return Some(bad("the head has a bare CR, a bare LF or a NUL"));
+        }
+        if seen.len() > HTTP_HEAD_BYTES_MAX {
+            let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
+            return Some(Err(("431 Request Header Fields Too Large", why)));
+        }
+        end.map(|end| parse(&String::from_utf8_lossy(&bytes[..end]), end + 4))
+    }
+
+    fn bad<T>(why: &str) -> Result<T, Refusal> {
+        Err(("400 Bad Request", why.into()))
+    }
+
+    fn parse(head: &str, size: usize) -> Result<Head, Refusal> {
+        let mut lines = head.split("\r\n");
+        let words: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+        let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
+            return bad("the request line is not METHOD TARGET HTTP/1.1");
+        };
+        let token = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+        };
+        let (mut hosts, mut lengths, mut expects) = (0, Vec::new(), false);
+        for line in lines {
+            let (name, value) = line.split_once(':').unwrap_or_default();
+            if !token(name) {
+                return bad("a header line is not NAME: VALUE");
+            }
+            let value = value.trim_matches([' ', '\t']);
+            match name.to_ascii_lowercase().as_str() {
+                "host" => hosts += 1,
+                "content-length" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    lengths.push(Some(value.parse().unwrap_or(usize::MAX)));
+                }
+                "content-length" => lengths.push(None),
+                "transfer-encoding" if value.eq_ignore_ascii_case("chunked") => {
+                    return Err(("411 Length Required", "send a Content-Length, not chunks".into()))
+                }
+                "transfer-encoding" => return Err(("501 Not Implemented", format!("no Transfer-Encoding {value}"))),
+                "expect" if value.eq_ignore_ascii_case("100-continue") => expects = true,
+                "expect" => return Err(("417 Expectation Failed", format!("can't meet the expectation {value}"))),
+                _ => {}
+            }
+        }
+        let (path, old) = (
+            target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..])),
+            version == "HTTP/1.0",
+        );
+        let path = path.split('?').next().unwrap_or_default().to_owned();
+        if !token(method) || hosts > 1 || (hosts == 0 && !old) {
+            return bad("there must be one Host");
+        }
+        let length: usize = match lengths[..] {
+            [] if method == "POST" => return Err(("411 Length Required", "send a Content-Length".into())),
+            [] => 0,
+            [Some(length)] => length,
+            _ => return bad("Content-Length is not one number"),
+        };
+        if length > REQUEST_BYTES_MAX {
+            return Err(("413 Content Too Large", format!("the body is longer than {REQUEST_BYTES_MAX} bytes")));
+        }
+        Ok(Head { method: method.into(), path, size, length, expects, old })
+    }
+}
+
 /// What the standard library does not offer of POSIX. All `unsafe` of the program is here.
 #[allow(unsafe_code)]
 mod sys {
-    use super::{io, AsRawFd, BorrowedFd, Command, Duration, ErrorKind};
+    use super::{io, AsRawFd, Command, ErrorKind, File, Instant, UnixStream};
     use std::os::unix::process::CommandExt;
 
-    /// Blocks the signals that end us, and SIGCHLD, in this thread and all that it starts. SIGCHLD gets a handler that
-    /// does nothing: ignored, as some hosts leave it, it would reap our children. SIGHUP stays ignored under nohup.
-    pub fn block_signals() -> libc::sigset_t {
-        extern "C" fn nothing(_: libc::c_int) {}
-        // SAFETY: sigemptyset(3) makes the set valid before it is read; sigaction(2) with a null action only fills
-        // `old`, for which all-zero bytes are valid; the handler does nothing, hence nothing that is unsafe in one.
-        unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            let mut old: libc::sigaction = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::sigaction(libc::SIGHUP, std::ptr::null(), &mut old);
-            let hangup = if old.sa_sigaction == libc::SIG_IGN { libc::SIGTERM } else { libc::SIGHUP };
-            for signal in [libc::SIGTERM, libc::SIGINT, hangup, libc::SIGCHLD] {
-                libc::sigaddset(&mut set, signal);
+    /// Has the signals that end us wake the loop, as a byte on its socket. SIGHUP stays ignored under nohup. SIGCHLD
+    /// gets its default: ignored, as some hosts leave it, it would reap our children.
+    pub fn catch_signals() {
+        extern "C" fn wake(signal: libc::c_int) {
+            if let Some((_, socket)) = super::POST.get() {
+                // SAFETY: write(2) may be called in a handler, and reads one byte of this frame.
+                unsafe { libc::write(socket.as_raw_fd(), [signal as u8].as_ptr().cast(), 1) };
             }
-            libc::signal(libc::SIGCHLD, nothing as *const () as libc::sighandler_t);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-            set
+        }
+        // SAFETY: the handler only loads a pointer and writes.
+        unsafe {
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                if libc::signal(signal, wake as *const () as usize) == libc::SIG_IGN && signal == libc::SIGHUP {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
+            }
         }
     }
 
-    /// The next of these signals.
-    pub fn wait_for_signal(set: &libc::sigset_t) -> i32 {
-        let mut signal = 0;
-        // SAFETY: sigwait(3) reads a valid set and writes one int.
-        while unsafe { libc::sigwait(set, &mut signal) } != 0 {}
-        signal
-    }
-
-    /// Makes the command's process the leader of a session, hence of a group, without a terminal and with no signal
-    /// blocked; on Linux it is killed when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG).
+    /// Makes the command's process the leader of a session, hence of a group, without a terminal; on
+    /// Linux it is killed when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG).
     pub fn own_session(command: &mut Command) {
         let parent = std::process::id() as i32;
         // SAFETY: between fork and exec only plain system calls are made, nothing is allocated and no lock taken.
         unsafe {
             command.pre_exec(move || {
-                let mut none: libc::sigset_t = std::mem::zeroed();
-                libc::sigemptyset(&mut none);
-                libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
                 libc::setsid();
                 #[cfg(target_os = "linux")]
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 // Where we died before the prctl, nobody would kill it.
-                if libc::getppid() == parent {
-                    Ok(())
-                } else {
-                    Err(ErrorKind::NotFound.into())
-                }
+                (libc::getppid() == parent).then_some(()).ok_or_else(|| ErrorKind::NotFound.into())
             })
         };
     }
 
-    /// Whether a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT).
-    pub fn has_exited(pid: i32) -> bool {
-        // SAFETY: all-zero bytes are a valid siginfo_t, which waitid fills; with WNOHANG si_pid stays 0 while it lives.
+    /// Waits until a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT).
+    pub fn wait_for_exit(pid: i32) {
+        // SAFETY: all-zero bytes are a valid siginfo_t, which waitid fills.
         unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
-            let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-            libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) != 0 || info.si_pid() != 0
+            let flags = libc::WEXITED | libc::WNOWAIT;
+            while libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) != 0
+                && io::Error::last_os_error().kind() == ErrorKind::Interrupted
+            {}
         }
     }
 
@@ -2603,43 +3354,37 @@ mod sys {
         unsafe { libc::kill(if group { -pid } else { pid }, signal) };
     }
 
-    fn poll_set(set: &mut [libc::pollfd], milliseconds: libc::c_int) {
+    /// An entry for `poll`; -1 for no descriptor.
+    pub fn watch(fd: i32, events: libc::c_short) -> libc::pollfd {
+        libc::pollfd { fd, events, revents: 0 }
+    }
+
+    /// poll(2): waits until something is ready, or the time has come.
+    pub fn poll(set: &mut [libc::pollfd], until: Instant) {
+        let time = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000);
         // SAFETY: the pointer and the length are those of one slice; poll(2) writes `revents` only.
-        if unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, milliseconds) } < 0 {
-            set.iter_mut().for_each(|entry| entry.revents = 0); // EINTR, ENOMEM: nothing is known to be ready
+        if unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, time.min(i32::MAX as u128) as i32) } < 0 {
+            set.iter_mut().for_each(|entry| entry.revents = 0); // nothing is known to be ready
+            if io::Error::last_os_error().kind() != ErrorKind::Interrupted {
+                std::thread::sleep(std::time::Duration::from_millis(10)); // ENOMEM, EINVAL: too many descriptors
+            }
         }
-    }
-
-    /// poll(2): waits until something is ready or the time is over. Each entry is a descriptor, whether to wait until
-    /// it is readable, and whether until it is writable; with neither it is left out.
-    pub fn poll<const N: usize>(descriptors: [(BorrowedFd, bool, bool); N], time: Duration) -> [bool; N] {
-        let mut set = descriptors.map(|(fd, read, write)| libc::pollfd {
-            fd: if read || write { fd.as_raw_fd() } else { -1 },
-            events: if read { libc::POLLIN } else { 0 } | if write { libc::POLLOUT } else { 0 },
-            revents: 0,
-        });
-        poll_set(&mut set, time.as_micros().div_ceil(1_000).min(i32::MAX as u128) as libc::c_int);
-        set.map(|entry| entry.revents != 0)
-    }
-
-    /// Waits for stdin or, without `input`, a moment for somebody to take from stdout. None: nobody reads stdout any
-    /// more. Else whether stdin can be read.
-    pub fn poll_stdio(input: bool) -> Option<bool> {
-        let stdin = libc::pollfd { fd: if input { 0 } else { -1 }, events: libc::POLLIN, revents: 0 };
-        let mut set = [stdin, libc::pollfd { fd: 1, events: 0, revents: 0 }];
-        poll_set(&mut set, if input { -1 } else { 50 });
-        (set[1].revents == 0).then_some(set[0].revents != 0)
     }
 
     /// Writes as much as the descriptor takes without blocking, and returns how much that was; all of it where writing
     /// fails, for then there is nobody to write to. O_NONBLOCK would also change the descriptor for whoever shares it:
     /// a pipe that polls writable takes PIPE_BUF bytes (poll(2), pipe(7)), at least 4096 on what we run on.
-    pub fn write_ready(fd: BorrowedFd, bytes: &[u8]) -> usize {
-        let mut written = 0;
-        while written < bytes.len() && poll([(fd, false, true)], Duration::ZERO)[0] {
+    pub fn write_ready(fd: i32, bytes: &[u8]) -> usize {
+        let (mut written, now) = (0, Instant::now());
+        while written < bytes.len() {
+            let mut set = [watch(fd, libc::POLLOUT)];
+            poll(&mut set, now);
+            if set[0].revents == 0 {
+                break;
+            }
             let piece = &bytes[written..bytes.len().min(written + 4096)];
             // SAFETY: write(2) reads the slice's length from it.
-            match unsafe { libc::write(fd.as_raw_fd(), piece.as_ptr().cast(), piece.len()) } {
+            match unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) } {
                 count @ 0.. => written += count as usize,
                 _ if io::Error::last_os_error().kind() == ErrorKind::WouldBlock => break,
                 _ => return bytes.len(),
@@ -2649,7 +3394,7 @@ mod sys {
     }
 
     /// Bytes that can be read without blocking (FIONREAD).
-    pub fn bytes_readable(fd: BorrowedFd) -> usize {
+    pub fn bytes_readable(fd: &File) -> usize {
         let mut count: libc::c_int = 0;
         // SAFETY: this request writes one int.
         unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD as _, &mut count) };
@@ -2657,7 +3402,7 @@ mod sys {
     }
 
     /// Asks for a larger pipe where that can be asked; it works without.
-    pub fn widen_pipe(_fd: BorrowedFd, _bytes: usize) {
+    pub fn widen_pipe(_fd: &impl AsRawFd, _bytes: usize) {
         // SAFETY: a plain system call.
         #[cfg(target_os = "linux")]
         unsafe {
@@ -2666,9 +3411,39 @@ mod sys {
     }
 
     /// flock(2), exclusive, without waiting.
-    pub fn try_lock(fd: BorrowedFd) -> bool {
+    pub fn try_lock(fd: &File) -> bool {
         // SAFETY: a plain system call.
         unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    }
+
+    /// SIGPIPE ends us, as it ends programs that are not Rust's.
+    pub fn default_sigpipe() {
+        // SAFETY: the default action is no function.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
+
+    /// Process and user at the other end of a Unix socket: of the one that connected, or that listens.
+    pub fn peer(stream: &UnixStream) -> Option<(i32, u32)> {
+        let fd = stream.as_raw_fd();
+        #[cfg(target_os = "linux")]
+        {
+            let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+            let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+            // SAFETY: SO_PEERCRED (unix(7)) fills at most `size` bytes of a ucred.
+            let got =
+                unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size) };
+            (got == 0).then_some((peer.pid, peer.uid))
+        }
+        #[cfg(target_os = "macos")]
+        {
+            let (mut pid, mut uid, mut gid, mut size) = (0, 0, 0, size_of::<i32>() as libc::socklen_t);
+            // SAFETY: getpeereid(3) and LOCAL_PEERPID (unix(4)) fill the integers they are given.
+            let got = unsafe {
+                libc::getpeereid(fd, &mut uid, &mut gid)
+                    | libc::getsockopt(fd, libc::SOL_LOCAL, libc::LOCAL_PEERPID, (&raw mut pid).cast(), &mut size)
+            };
+            (got == 0).then_some((pid, uid))
+        }
     }
 
     pub fn user_id() -> u32 {

@@ -901,12 +901,16 @@ impl Drop for Server {
         }
         self.set_gate(Gate::Close);
         // Until the harness has waited for it, its pid is its own.
+        let mut pids = vec![self.child.id() as i32];
+        pids.extend(self.pid);
         if !self.has_exited() {
-            for pid in procs::tree_of(self.child.id() as i32) {
-                procs::kill(pid, libc::SIGKILL);
+            pids.extend(procs::tree_of(self.child.id() as i32));
+            for pid in &pids[..] {
+                procs::kill(*pid, libc::SIGKILL);
             }
             let _ = self.child.wait();
         }
+        remove_sockets(&pids);
         // What the server lost sight of still has its environment.
         for _ in 0..200 {
             let left = procs::with_environment(&self.mark);
@@ -919,6 +923,22 @@ impl Drop for Server {
             thread::sleep(Duration::from_millis(5));
         }
         self.folder = None;
+    }
+}
+
+/// Removes what a killed server left in /tmp: the sockets named after it, and the host's name where nobody listens.
+pub fn remove_sockets(dead: &[i32]) {
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pids) = name.strip_prefix("python-interpreter-").and_then(|name| name.strip_suffix(".sock")) else {
+            continue;
+        };
+        let refused = || std::os::unix::net::UnixStream::connect(entry.path()).is_err();
+        let last = pids.rsplit('-').next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+        let shared = !pids.contains('-') && (last == std::process::id() as i32 || dead.contains(&last));
+        if dead.contains(&last) || (shared && refused()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -12,17 +12,23 @@
 //! | interrupts | time-outs, interrupts, deaths, and what is said of them |
 //! | tools | the seven tools and their contracts |
 //! | host | what the server learns about the process that started it |
+//! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
+//! | shell | the client: options, exit codes, streams, finding the session |
+//! | install | `mcp-py install`, roles, and the README's commands in the shell |
 //! | tidy | promises about the source itself and the README |
 
 mod client;
 mod procs;
 
 mod abuse;
+mod bridge;
 mod cells;
 mod host;
+mod install;
 mod interrupts;
 mod output;
 mod protocol;
+mod shell;
 mod shutdown;
 mod tidy;
 mod tools;

@@ -12,12 +12,16 @@ use std::path::Path;
 use std::process::Command;
 
 /// Physical lines, comments and blank lines included: what a reader has to read.
-const MAIN_LINES_MAX: usize = 2_700;
+const MAIN_LINES_MAX: usize = 3_500;
 const WORKER_LINES_MAX: usize = 500;
 const LINE_CHARS_MAX: usize = 120;
 
 /// Every command line that the README gives: what starts the product, what checks it, what an auditor looks at.
-const COMMANDS: [&str; 4] = [
+const COMMANDS: [&str; 8] = [
+    "cargo run --release -- install",
+    "mcp-py-client",
+    "mcp-py-client -c 'x + 1'",
+    "mcp-py-client --list-vars",
     "cargo run --release -- server",
     "cargo test --release",
     "cargo tree --edges normal",
@@ -27,12 +31,13 @@ const COMMANDS: [&str; 4] = [
 const SEARCH: &str = "grep -n 'Command::new";
 
 /// The rows of the README's table of limits, and the constants that each quotes, in its order.
-const LIMITS: [(&str, &[&str]); 8] = [
+const LIMITS: [(&str, &[&str]); 9] = [
     ("a request", &["REQUEST_BYTES_MAX"]),
     ("text of an answer", &["TEXT_CHARS_MAX", "HEAD_CHARS", "TAIL_CHARS"]),
     ("a note or a traceback", &["NOTE_CHARS_MAX"]),
     ("output files", &["CELL_FILE_BYTES_MAX", "SESSION_FILE_BYTES_MAX"]),
     ("waiting cells", &["CELLS_WAITING_MAX"]),
+    ("connections to the bridge", &["PEERS_MAX"]),
     ("from interrupt to kill", &["INTERRUPT_GRACE"]),
     ("start of a Python", &["START_LIMIT_DEFAULT"]),
     ("a cell", &["TIMEOUT_DEFAULT"]),
@@ -171,11 +176,15 @@ fn nothing_in_main_rs_panics_or_prints_on_purpose() {
 }
 
 #[test]
-fn rpc_does_no_input_or_output() {
+fn rpc_and_http_do_no_input_or_output() {
     let main = read("src/main.rs");
-    let body = main.split("\nmod rpc {\n").nth(1).expect("mod rpc").split("\n}\n").next().unwrap();
-    for word in ["std::io", "std::fs", "std::net", "std::process", "std::thread", "File", "stdout", "stdin", "sys::"] {
-        assert!(!body.contains(word), "{word} in mod rpc");
+    for name in ["rpc", "http"] {
+        let body = main.split(&format!("\nmod {name} {{\n")).nth(1).expect(name).split("\n}\n").next().unwrap();
+        for word in
+            ["std::io", "std::fs", "std::net", "std::process", "std::thread", "File", "stdout", "stdin", "sys::"]
+        {
+            assert!(!body.contains(word), "{word} in mod {name}");
+        }
     }
 }
 
@@ -211,7 +220,7 @@ fn every_invariant_of_the_head_is_cited_where_it_is_upheld() {
     let worker = read("src/worker.py");
     let (head, body): (Vec<_>, Vec<_>) = main.lines().partition(|line| line.starts_with("//!"));
     let stated: Vec<_> = head.iter().filter_map(|line| line.strip_prefix("//! - I")?.split(' ').next()).collect();
-    assert_eq!(stated, ["1", "2", "3", "4", "5", "6", "7", "8", "9", "11"], "I10 comes with the bridge");
+    assert_eq!(stated, ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]);
     let missing: Vec<_> = stated
         .iter()
         .map(|number| format!("I{number}"))
@@ -361,7 +370,7 @@ fn the_search_of_the_readme_finds_what_starts_signals_removes_and_renames() {
     let patterns: Vec<_> = search.split('\'').nth(1).unwrap().split("\\|").collect();
     let main = read("src/main.rs");
     for (at, line) in code_lines(&main) {
-        let touches = ["Command::new(", "libc::kill(", "fs::remove_", "fs::rename("];
+        let touches = ["Command::new(", "libc::kill(", "fs::remove_", "fs::rename(", "fs::hard_link(", "::symlink("];
         if touches.iter().any(|call| line.contains(call)) {
             assert!(patterns.iter().any(|pattern| line.contains(pattern)), "main.rs:{at} is not found: {line}");
         }
@@ -381,7 +390,8 @@ fn the_session_of_the_readme_prints_the_answers_that_it_shows() {
     let readme = read("README.md");
     let blocks = blocks(&readme);
     let fed = |block: &Block| commands(block).into_iter().find(|(_, session)| !session.is_empty());
-    let at = blocks.iter().position(|block| block.language == "sh" && fed(block).is_some()).expect("a session");
+    let is_server = |block: &Block| fed(block).is_some_and(|(command, _)| command.contains("server"));
+    let at = blocks.iter().position(|block| block.language == "sh" && is_server(block)).expect("a session");
     let (command, session) = fed(&blocks[at]).unwrap();
     assert_eq!(command, "cargo run --release -- server");
     let shown = &blocks[at + 1];
@@ -505,8 +515,8 @@ fn the_limits_that_models_are_told_are_those_of_the_source() {
 #[test]
 fn the_readme_tells_the_budgets_and_the_license_is_there() {
     let readme = read("README.md");
-    assert_eq!((MAIN_LINES_MAX, WORKER_LINES_MAX), (2_700, 500));
-    assert!(readme.contains("(2,700 and 500 lines)"));
+    assert_eq!((MAIN_LINES_MAX, WORKER_LINES_MAX), (3_500, 500));
+    assert!(readme.contains("(3,500 and 500 lines)"));
     assert!(read("LICENSE").starts_with("MIT License"));
     assert!(read("Cargo.toml").contains("license = \"MIT\""));
 }

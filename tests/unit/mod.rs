@@ -307,11 +307,11 @@ fn a_text_that_is_too_long_keeps_its_ends() {
 
 /// Output files of a check, removed with it.
 #[derive(Default)]
-struct Kept(Files);
+struct Kept(std::cell::RefCell<OutputFiles>);
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        lock(&self.0).remove();
+        self.0.borrow_mut().remove();
     }
 }
 
@@ -328,9 +328,9 @@ fn ending(notes: &[&str], error: Option<&str>) -> Ending {
 fn answer(files: &Kept, pieces: &[(usize, &[u8])], notes: &[&str], error: Option<&str>) -> String {
     let mut output = Output::default();
     for (stream, bytes) in pieces {
-        output.take(*stream, bytes, &files.0);
+        output.take(*stream, bytes, &mut files.0.borrow_mut());
     }
-    output.text(ending(notes, error), Vec::new(), &files.0)
+    output.tell(ending(notes, error), Vec::new(), &mut files.0.borrow_mut()).text()
 }
 
 const OUT: usize = 0;
@@ -472,8 +472,8 @@ fn output_from_between_the_cells_is_a_note() {
     let files = Kept::default();
     let note = |pieces: &[(usize, &[u8])]| {
         let mut output = Output::default();
-        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &files.0));
-        output.as_note(&files.0)
+        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &mut files.0.borrow_mut()));
+        output.as_note(&mut files.0.borrow_mut())
     };
     assert_eq!(note(&[]), None);
     let short = note(&[(OUT, b"late\n"), (ERR, b"worse\n")]).unwrap();
@@ -502,11 +502,11 @@ fn progress_tells_the_last_line() {
         (&[(OUT, b"\xf0\x9f\x98\x80")], "😀"),
     ] {
         let mut output = Output::default();
-        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &files.0));
+        pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &mut files.0.borrow_mut()));
         assert_eq!(output.last_line(), expected, "{pieces:?}");
     }
     let mut output = Output::default();
-    output.take(OUT, format!("start {}", "é".repeat(1_000)).as_bytes(), &files.0);
+    output.take(OUT, format!("start {}", "é".repeat(1_000)).as_bytes(), &mut files.0.borrow_mut());
     assert_eq!(output.last_line(), "é".repeat(PROGRESS_MESSAGE_CHARS));
 }
 
@@ -565,4 +565,73 @@ fn the_host_is_found_in_a_snapshot() {
     // Longer than any real chain: an end is found all the same.
     let long: String = (100..10_000).map(|pid| format!("{pid} {} uv;", pid + 1)).collect();
     assert!(find_host(100, &snapshot(&long)).pid.is_none());
+}
+
+// ---- mod http ------------------------------------------------------------------------------------------------------
+
+/// What comes of a head: status of the refusal, or method, path, size, length, expectation and age.
+fn head_of(text: &str) -> Option<String> {
+    http::head(text.as_bytes()).map(|head| match head {
+        Err((status, _)) => status.split(' ').next().unwrap().to_owned(),
+        Ok(http::Head { method, path, size, length, expects, old }) => {
+            format!("{method} {path} {size} {length} {expects} {old}")
+        }
+    })
+}
+
+#[test]
+fn a_good_head_is_incomplete_at_every_prefix_and_the_same_whatever_follows() {
+    for (text, expected) in [
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / 27 0 false false"),
+        ("GET /a?b=c HTTP/1.0\r\n\r\n", "GET /a 23 0 false true"),
+        ("HEAD http://localhost/a HTTP/1.1\r\nhOST:\t x \r\n\r\n", "HEAD /a 47 0 false false"),
+        ("GET http://localhost HTTP/1.1\r\nHost: x\r\n\r\n", "GET / 42 0 false false"),
+        (
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 007\r\nExpect: 100-Continue\r\n\r\n",
+            "POST /a 72 7 true false",
+        ),
+        ("POST /a HTTP/1.0\r\nContent-Length: 16777216\r\n\r\n", "POST /a 46 16777216 false true"),
+    ] {
+        for end in 0..text.len() {
+            assert_eq!(head_of(&text[..end]), None, "{:?}", &text[..end]);
+        }
+        for more in ["", "{}", "\0\r", "GET / HTTP/1.1\r\n\r\n"] {
+            assert_eq!(head_of(&format!("{text}{more}")).as_deref(), Some(expected), "{text:?} and {more:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_clean_head_is_refused_as_soon_as_that_is_known() {
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "y".repeat(HTTP_HEAD_BYTES_MAX));
+    for (text, expected) in [
+        ("GET /\rx", Some("400")),
+        ("\n", Some("400")),
+        ("G\0", Some("400")),
+        (&long, Some("431")),
+        (&long[..HTTP_HEAD_BYTES_MAX], None),
+        (&format!("{}\r\n\r\n", &long[..HTTP_HEAD_BYTES_MAX - 4]), Some("GET / 16384 0 false false")),
+        ("\r\n\r\n", Some("400")),
+        ("GET / HTTP/1.1\r\nHost: x\r\nX Y: z\r\n\r\n", Some("400")),
+        ("GET / HTTP/1.1\r\nHost: x\r\n: z\r\n\r\n", Some("400")),
+        ("G T / HTTP/1.1\r\nHost: x\r\n\r\n", Some("400")),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", Some("400")),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16777217\r\n\r\n", Some("413")),
+    ] {
+        assert_eq!(head_of(text).as_deref(), expected, "{:?}", first_chars(text, 80));
+    }
+}
+
+#[test]
+fn a_character_that_is_cut_is_kept_back_and_nothing_else() {
+    for text in ["a", "é", "€", "😀", "a€", "€a", "é😀"] {
+        for end in 0..=text.len() {
+            let cut = cut_character(&text.as_bytes()[..end]);
+            assert!(text.is_char_boundary(end - cut), "{text} up to {end}: {cut}");
+            assert_eq!(cut == 0, text.is_char_boundary(end), "{text} up to {end}: {cut}");
+        }
+    }
+    for bytes in [&b"\xff"[..], b"\x80\x80\x80", b"a\x80", b"\xe2\x82\xac\x80"] {
+        assert!(cut_character(bytes) <= 1, "{bytes:?} is no text");
+    }
 }

@@ -1,0 +1,150 @@
+//! `mcp-py install`, and the README's commands in the shell: DESIGN 11.
+
+use crate::client::{binary, python, remove_sockets, write_executable, Folder, Server, DEADLINE};
+use crate::procs;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a program in an empty home, with nothing in its environment but PATH, HOME, TMPDIR and MCP_PY_PYTHON.
+fn run(folder: &Folder, program: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    command.env("MCP_PY_PYTHON", python()).current_dir(folder.project());
+    let child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("it runs");
+    let pid = child.id() as i32;
+    let output = child.wait_with_output().expect("its output");
+    remove_sockets(&[pid]);
+    output
+}
+
+#[track_caller]
+fn installed(folder: &Folder, program: &Path, words: &[&str]) -> String {
+    let output = run(folder, program, words);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[track_caller]
+fn expect_ours(dir: &Path) {
+    let program = dir.join("mcp-py");
+    assert_eq!(fs::read(&program).unwrap(), fs::read(binary()).unwrap());
+    assert_eq!(program.metadata().unwrap().permissions().mode() & 0o111, 0o111);
+    for name in ["mcp-py-server", "mcp-py-client"] {
+        assert_eq!(fs::read_link(dir.join(name)).unwrap(), PathBuf::from("mcp-py"));
+    }
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "three files and no more");
+}
+
+#[test]
+fn install_in_an_empty_home_ends_with_a_python_answer_through_both_doors() {
+    let folder = Folder::new();
+    let told = installed(&folder, binary(), &["install"]);
+    let dir = fs::canonicalize(folder.home()).unwrap().join(".local/bin");
+    expect_ours(&dir);
+    assert!(told.contains("x = 1 + 1 by MCP, then x by the client: 2"), "{told}");
+    assert!(told.contains(&format!("claude mcp add python-interpreter -- {}/mcp-py-server", dir.display())), "{told}");
+    assert!(told.contains("is not on PATH: export PATH="), "{told}");
+    assert!(told.contains(r#"{"permissions": {"allow": ["Bash(mcp-py-client:*)"]}}"#), "{told}");
+    assert!(folder.output_dirs().is_empty(), "the trial left something");
+}
+
+#[test]
+fn install_may_be_run_again_while_a_server_runs_and_that_server_goes_on() {
+    let folder = Folder::new();
+    let dir = folder.path().join("a folder/of its own");
+    installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    let (program, server) = (dir.join("mcp-py"), dir.join("mcp-py-server"));
+    let inode = program.metadata().unwrap().ino();
+    let before = folder.path().join("before");
+    symlink(&server, &before).unwrap();
+    let mut running = Server::with(|builder| builder.folder(&folder));
+    running.ok("x = 5");
+    installed(&folder, &program, &["install", "--dir", dir.to_str().unwrap()]);
+    expect_ours(&dir);
+    assert_ne!(program.metadata().unwrap().ino(), inode, "a new file took the place of the old one");
+    assert_eq!(running.ok("x"), "5");
+}
+
+#[test]
+fn what_is_in_the_way_of_install_is_named_and_left() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    fs::create_dir(&dir).unwrap();
+    let theirs = dir.join("mcp-py-client");
+    for make in [|path: &Path| write_executable(path, b"#!/bin/sh\n"), |path: &Path| symlink("/bin/sh", path).unwrap()]
+    {
+        let _ = fs::remove_file(&theirs);
+        make(&theirs);
+        let before = fs::read(&theirs).unwrap();
+        let output = run(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("mcp-py-client is in the way") && told.contains("uv tool uninstall"), "{told}");
+        assert_eq!(fs::read(&theirs).unwrap(), before);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else was put there");
+    }
+}
+
+#[test]
+fn a_folder_that_can_not_be_written_and_a_python_that_is_none_are_said() {
+    let folder = Folder::new();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = run(&folder, binary(), &["install", "--dir", file.join("x").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(file.to_str().unwrap()), "{}", text(&output.stderr));
+    let dir = folder.path().join("dir");
+    let mut command = Command::new(binary());
+    command.args(["install", "--dir"]).arg(&dir).env_clear().env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    let output = command.env("MCP_PY_PYTHON", "/bin/false").env("PATH", "/bin").output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("is installed, but") && told.contains("exited with code 1"), "{told}");
+}
+
+#[test]
+fn each_role_has_help_and_a_version_and_refuses_what_it_does_not_know() {
+    let folder = Folder::new();
+    for name in ["mcp-py-server", "mcp-py-client"] {
+        symlink(binary(), folder.bin().join(name)).unwrap();
+        let program = folder.bin().join(name);
+        let version = run(&folder, &program, &["--version"]);
+        assert_eq!(text(&version.stdout), format!("mcp-py {}\n", env!("CARGO_PKG_VERSION")), "{name}");
+        let help = run(&folder, &program, &["--help"]);
+        assert!(help.status.success() && text(&help.stdout).starts_with("usage: mcp-py"), "{name}");
+        let unknown = run(&folder, &program, &["--nonsense"]);
+        assert_eq!(unknown.status.code(), Some(2), "{name}");
+        assert!(text(&unknown.stderr).contains("usage: mcp-py") && unknown.stdout.is_empty(), "{name}");
+    }
+    for words in [&["install", "--dir"][..], &["install", "x"], &["nonsense"], &[]] {
+        let output = run(&folder, binary(), words);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""), "{words:?}");
+    }
+}
+
+/// The README's client session, in a shell under the host that started the server.
+#[test]
+fn the_client_session_of_the_readme_prints_what_one_expects() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let script = blocks.into_iter().find(|block| block.starts_with("mcp-py-client")).expect("a session of the client");
+    let folder = Folder::new();
+    symlink(binary(), folder.bin().join("mcp-py-client")).unwrap();
+    let mut server = Server::with(|builder| builder.folder(&folder));
+    server.ok("x = 5");
+    let info = server.call("get_session_info", json!({})).structured;
+    let socket = info["socket_path"].as_str().expect("a socket");
+    procs::eventually(DEADLINE, "the socket is there", || Path::new(socket).exists());
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-ec", script]).env_clear().env("MCP_PY_SOCKET", socket);
+    let output = shell.env("PATH", format!("{}:/usr/bin:/bin", folder.bin().display())).output().unwrap();
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("0\n1\n2\n10\n6\nn, x\n", ""));
+}

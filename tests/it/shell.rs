@@ -1,0 +1,497 @@
+//! The client in a shell: options, exit codes, streams, and how it finds its session. DESIGN 9 and 10.
+
+use crate::client::{binary, python, Folder, Server, DEADLINE};
+use crate::procs::{self, eventually};
+use serde_json::{json, Value};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A server with a host of its own, and its socket.
+fn start() -> (Server, String) {
+    let mut server = Server::with(|builder| builder.under("claude"));
+    let socket = socket_of(&mut server);
+    (server, socket)
+}
+
+fn socket_of(server: &mut Server) -> String {
+    server.call("get_session_info", json!({})).structured["socket_path"].as_str().expect("a socket").to_string()
+}
+
+/// The client, not started yet; it knows its server by the socket.
+fn client(socket: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("client").args(words).env_clear().env("MCP_PY_SOCKET", socket).env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What it said: exit code, stdout, stderr.
+type Said = (i32, String, String);
+
+fn said(child: Child) -> Said {
+    let output = child.wait_with_output().expect("the client ends");
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn run(socket: &str, words: &[&str]) -> Said {
+    said(client(socket, words).spawn().unwrap())
+}
+
+/// With the code on stdin, as a heredoc gives it.
+fn feed(socket: &str, words: &[&str], code: &[u8]) -> Said {
+    let mut child = client(socket, words).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(code).expect("the client reads");
+    said(child)
+}
+
+#[track_caller]
+fn expect(said: Said, code: i32, out: &str, err: &str) {
+    assert_eq!((said.0, said.1.as_str(), said.2.as_str()), (code, out, err));
+}
+
+// ---- code and output -----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_heredoc_runs_in_the_agents_python_and_prints_what_python_would() {
+    let (mut server, socket) = start();
+    server.ok("x = 5");
+    expect(feed(&socket, &[], b"print(x * 2)\n"), 0, "10\n", "");
+    expect(feed(&socket, &["-"], b"x + 1"), 0, "6\n", "");
+    expect(feed(&socket, &[], b"y = 1\n"), 0, "", "");
+    expect(feed(&socket, &[], b"print('no end', end='')\ny"), 0, "no end\n1\n", "");
+    expect(feed(&socket, &[], b"print('no end', end='')"), 0, "no end", "");
+    expect(feed(&socket, &[], b"import sys; print('e', file=sys.stderr); 'o'"), 0, "'o'\n", "e\n");
+    assert_eq!(server.ok("y"), "1");
+}
+
+#[test]
+fn code_comes_from_a_file_or_the_command_line_too() {
+    let (server, socket) = start();
+    let file = server.folder().path().join("-cell.py");
+    fs::write(&file, "import sys\n'__file__' in globals(), sys.argv, __name__").unwrap();
+    expect(run(&socket, &[file.to_str().unwrap()]), 0, "(False, ['-c'], '__main__')\n", "");
+    let mut command = client(&socket, &["--", "-cell.py"]);
+    expect(said(command.current_dir(server.folder().path()).spawn().unwrap()), 0, "(False, ['-c'], '__main__')\n", "");
+    expect(run(&socket, &["-c", "6 * 7"]), 0, "42\n", "");
+    let (code, out, err) = run(&socket, &["/nowhere/x.py"]);
+    assert_eq!((code, out.as_str()), (125, ""));
+    assert!(err.starts_with("mcp-py-client: /nowhere/x.py: No such file"), "{err}");
+}
+
+#[test]
+fn output_comes_as_it_is_made() {
+    let (server, socket) = start();
+    let go = server.folder().path().join("go");
+    let code = format!("import os, time\nprint('one')\nwhile not os.path.exists({go:?}): time.sleep(0.01)\n'two'");
+    let mut child = client(&socket, &["-c", &code]).spawn().unwrap();
+    let mut first = [0; 4];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).expect("a line before the end");
+    assert_eq!(&first, b"one\n");
+    File::create(&go).unwrap();
+    expect(said(child), 0, "'two'\n", "");
+}
+
+#[test]
+fn long_output_is_cut_unless_it_goes_to_a_file_of_its_own_or_full_is_said() {
+    let (server, socket) = start();
+    let code = "print('a' * 60_000)\n'r' * 600_000";
+    let (exit, out, err) = run(&socket, &["-c", code]);
+    assert!(exit == 0 && out.starts_with(&"a".repeat(20_000)) && out.len() < 26_000, "{} bytes", out.len());
+    assert!(out.contains(" characters left out …]\n") && out.ends_with("rrr'\n"), "{}", &out[out.len() - 50..]);
+    assert!(err.contains("# OUTPUT TRUNCATED") && err.contains("# Full output: /"), "{err}");
+    let whole = format!("{}\n'{}'\n", "a".repeat(60_000), "r".repeat(600_000));
+    let full = run(&socket, &["--full", "-c", code]);
+    assert!(full.0 == 0 && full.1 == whole && full.2.is_empty(), "{} bytes, {}", full.1.len(), full.2);
+    let path = server.folder().path().join("out");
+    let mut command = client(&socket, &["-c", code]);
+    assert!(command.stdout(File::create(&path).unwrap()).status().unwrap().success());
+    assert!(fs::read_to_string(&path).unwrap() == whole);
+    let both = File::create(&path).unwrap();
+    let mut command = client(&socket, &["-c", code]);
+    assert!(command.stdout(both.try_clone().unwrap()).stderr(both).status().unwrap().success());
+    assert!(fs::read_to_string(&path).unwrap().contains("# OUTPUT TRUNCATED"), "stderr goes to the same file");
+}
+
+#[test]
+fn notes_and_tracebacks_are_on_stderr() {
+    let (_server, socket) = start();
+    let (code, out, err) = run(&socket, &["-c", "print('so far')\n1/0"]);
+    assert_eq!((code, out.as_str()), (1, "so far\n"));
+    assert!(
+        err.starts_with("Traceback (most recent call last):\n")
+            && err.ends_with("ZeroDivisionError: division by zero\n"),
+        "{err}"
+    );
+    let (code, out, err) = run(&socket, &["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]);
+    assert_eq!((code, out.as_str()), (137, ""));
+    assert!(err.starts_with("[mcp-py: interpreter 'builtin' was killed by SIGKILL"), "{err}");
+}
+
+// ---- exit codes ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_exit_code_says_how_the_cell_ended() {
+    let (_server, socket) = start();
+    for (words, code) in [
+        (&["-c", "1"][..], 0),
+        (&["-c", "1/0"], 1),
+        (&["-c", "def f(:"], 1),
+        (&["-c", "exit()"], 0),
+        (&["-c", "exit(3)"], 3),
+        (&["-c", "exit(259)"], 3),
+        (&["-c", "exit('words')"], 1),
+        (&["-t", "0.2", "-c", "while True: pass"], 124),
+        (&["-c", "import os; os._exit(0)"], 137),
+        (&["-i", "nobody", "-c", "1"], 125),
+    ] {
+        let (exit, _, err) = run(&socket, words);
+        assert_eq!(exit, code, "{words:?}: {err}");
+    }
+    let spinning = client(&socket, &["-c", "print('on', flush=True)\nwhile True: pass"]).spawn().unwrap();
+    let mut spinning = spinning;
+    spinning.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    expect(run(&socket, &["--interrupt"]), 0, "interrupted\n", "");
+    assert_eq!(said(spinning).0, 130);
+    expect(run(&socket, &["--interrupt"]), 0, "nothing was running\n", "");
+}
+
+#[test]
+fn wrong_usage_is_exit_2_with_the_usage_and_nothing_runs() {
+    let (mut server, socket) = start();
+    let file = server.folder().path().join("x.py");
+    fs::write(&file, "ran = 1").unwrap();
+    let file = file.to_str().unwrap();
+    for words in [
+        &["--nonsense"][..],
+        &["-i"],
+        &["-t", "soon", "-c", "ran = 1"],
+        &["-t", "-1", "-c", "ran = 1"],
+        &["-c"],
+        &["-c", "ran = 1", "-c", "ran = 1"],
+        &["-c", "ran = 1", file],
+        &[file, file],
+        &["--reset", "--list-vars"],
+        &["--reset", "-c", "ran = 1"],
+        &["--add", "x"],
+        &["--stop"],
+        &["--save", "-c", "ran = 1"],
+        &["--remove", "-c", "ran = 1"],
+        &["--socket"],
+    ] {
+        let (code, out, err) = run(&socket, words);
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {err}");
+        assert!(err.starts_with("mcp-py-client: ") && err.contains("usage: mcp-py-client"), "{words:?}: {err}");
+    }
+    expect(feed(&socket, &[], b" \n\t\n"), 2, "", "mcp-py-client: no code\n");
+    let (code, _, err) = feed(&socket, &[], b"x = '\xff'");
+    assert!(code == 2 && err.contains("the code is not UTF-8"), "{code} {err}");
+    assert_eq!(server.call("list_vars", json!({})).text, "No variables defined");
+}
+
+#[test]
+fn a_terminal_as_stdin_gets_a_hint() {
+    let (_server, socket) = start();
+    let script = "import os, pty, subprocess, sys\nours, theirs = pty.openpty()\n\
+                  done = subprocess.run(sys.argv[1:], stdin=theirs, capture_output=True, text=True)\n\
+                  print(done.returncode, done.stderr)";
+    let output = Command::new(python())
+        .args(["-c", script])
+        .arg(binary())
+        .args(["client", "--socket", &socket])
+        .output()
+        .unwrap();
+    let told = text(&output.stdout);
+    assert!(
+        told.starts_with("2 mcp-py-client: code comes from stdin: mcp-py-client <<'PY'"),
+        "{told}{}",
+        text(&output.stderr)
+    );
+}
+
+// ---- actions -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_tools_are_options() {
+    let (mut server, socket) = start();
+    server.ok("x = 5");
+    expect(run(&socket, &["--list-vars"]), 0, "x\n", "");
+    expect(run(&socket, &["--reset"]), 0, "Scope cleared (1 items removed)\n", "");
+    let info: Value = serde_json::from_str(&run(&socket, &["--info"]).1).expect("JSON");
+    assert_eq!(info["socket_path"], socket);
+    expect(run(&socket, &["--add", "other", python(), "--save"]), 0, "Interpreter 'other' started, and is saved\n", "");
+    expect(run(&socket, &["-i", "other", "-c", "1 + 1"]), 0, "2\n", "");
+    let list: Value = serde_json::from_str(&run(&socket, &["--interpreters"]).1).expect("JSON");
+    assert_eq!((&list["result"][1]["name"], &list["result"][1]["source"]), (&json!("other"), &json!("saved")));
+    let stopped = "Interpreter 'other' stopped; its saved configuration is removed\n";
+    expect(run(&socket, &["--stop", "other", "--remove"]), 0, stopped, "");
+    let (code, out, err) = run(&socket, &["--stop", "other"]);
+    assert!(code == 1 && out.is_empty() && err.starts_with("there is no interpreter \"other\""), "{code} {out} {err}");
+}
+
+#[test]
+fn a_cell_that_calls_the_client_on_its_own_interpreter_is_refused_at_once() {
+    let (mut server, socket) = start();
+    let call = |words: &str| {
+        format!("import subprocess\nsubprocess.run([{:?}, 'client', '--socket', {socket:?}, {words}], capture_output=True, text=True)", binary())
+    };
+    let told = server.ok(&call("'-c', '1'"));
+    assert!(told.contains("returncode=125") && told.contains("it would wait for itself"), "{told}");
+    let told = server.ok(&call("'--info'"));
+    assert!(told.contains("returncode=0"), "{told}");
+}
+
+// ---- ends ----------------------------------------------------------------------------------------------------------
+
+/// A client whose cell says that it runs, and then spins.
+fn spinning(socket: &str) -> Child {
+    let mut child =
+        client(socket, &["-c", "print('on', flush=True)\nwhile True: pass"]).process_group(0).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    child
+}
+
+#[test]
+fn ctrl_c_and_a_kill_interrupt_the_clients_cell_and_no_other() {
+    let (mut server, socket) = start();
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL] {
+        let mut child = spinning(&socket);
+        let behind = server.start_exec("'mine'");
+        procs::kill(child.id() as i32, signal);
+        assert_eq!(child.wait().unwrap().signal(), Some(signal), "it dies of the signal");
+        let result = server.wait(behind);
+        assert_eq!((result.text.as_str(), result.is_error), ("'mine'", false));
+    }
+}
+
+#[test]
+fn head_ends_the_client_and_its_cell() {
+    let (mut server, socket) = start();
+    let line = "\"$0\" client -c 'while True: print(\"line\")' | head -1";
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", line]).arg(binary()).env_clear().env("MCP_PY_SOCKET", &socket).env("PATH", "/usr/bin:/bin");
+    let output = shell.output().unwrap();
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("line\n", ""));
+    assert_eq!(server.ok("'free'"), "'free'");
+}
+
+#[test]
+fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
+    let (mut server, socket) = start();
+    let mut command = client(&socket, &["-c", "print('x' * 100_000)"]);
+    if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
+        let (code, _, err) = said(command.stdout(full).spawn().unwrap());
+        assert!(code == 125 && err.contains("the answer could not be printed: No space left"), "{code} {err}");
+    }
+    let child = spinning(&socket);
+    server.kill(libc::SIGKILL);
+    let (code, _, err) = said(child);
+    assert!(code == 125 && err.starts_with("mcp-py-client: the server"), "{code} {err}");
+    let (code, _, err) = run(&socket, &["-c", "1"]);
+    assert!(code == 125 && err.starts_with(&format!("mcp-py-client: {socket}: ")), "{code} {err}");
+}
+
+#[test]
+fn two_hundred_calls_in_a_row_are_all_answered() {
+    let (_server, socket) = start();
+    for number in 0..200 {
+        expect(run(&socket, &["-c", &number.to_string()]), 0, &format!("{number}\n"), "");
+    }
+}
+
+// ---- finding the session -------------------------------------------------------------------------------------------
+
+/// A `ps` that leaves out these tests, under which other tests' servers run; returns a PATH that has it.
+fn path_without_the_tests(folder: &Folder) -> String {
+    let script = format!(
+        "#!{}\nimport os\nfor pid in filter(str.isdigit, os.listdir('/proc')):\n    try: text = open('/proc/' + pid + '/stat').read()\n    \
+         except OSError: continue\n    name, rest = text.split('(', 1)[1].rsplit(')', 1)\n    \
+         if pid != '{}': print(pid, rest.split()[1], name.split()[0], name.split()[0])\n",
+        python(),
+        std::process::id()
+    );
+    folder.script("ps", &script);
+    format!("{}:/usr/bin:/bin", folder.bin().display())
+}
+
+/// A host of this name that starts a server, and beside it runs what we give it, each in a shell of its own.
+struct Host {
+    server: Server,
+    folder: Folder,
+    count: usize,
+}
+
+impl Host {
+    fn new(name: &str) -> Host {
+        Host::with(name, |builder| builder)
+    }
+
+    fn with(name: &str, configure: impl FnOnce(crate::client::Builder) -> crate::client::Builder) -> Host {
+        let folder = Folder::new();
+        symlink(binary(), folder.bin().join("mcp-py-client")).unwrap();
+        let at = folder.path().display();
+        folder.script(
+            "launch",
+            &format!(
+                "#!/bin/sh\n(n=0; while :; do n=$((n+1)); while [ ! -e '{at}/run'$n ]; do sleep 0.02; done\n\
+                 PATH='{at}/bin:/usr/bin:/bin' sh '{at}/run'$n >'{at}/out'$n 2>'{at}/err'$n </dev/null\n\
+                 echo $? >'{at}/tmp'$n; mv '{at}/tmp'$n '{at}/code'$n; done) </dev/null >/dev/null 2>&1 &\n\
+                 exec '{}' server\n",
+                binary().display()
+            ),
+        );
+        let mut server = Server::with(|builder| configure(builder.folder(&folder).under(name).arg0("launch")));
+        socket_of(&mut server); // it is published
+        Host { server, folder, count: 0 }
+    }
+
+    fn run(&mut self, script: &str) -> Said {
+        self.count += 1;
+        let file = |name: &str| self.folder.path().join(format!("{name}{}", self.count));
+        fs::write(file("new"), script).unwrap();
+        fs::rename(file("new"), file("run")).unwrap();
+        eventually(DEADLINE, "the shell under the host ends", || file("code").exists());
+        let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+        (read("code").trim().parse().unwrap(), read("out"), read("err"))
+    }
+}
+
+const HEREDOC: &str = "mcp-py-client <<'PY'\nprint(x * 2)\nPY\n";
+
+#[test]
+fn a_shell_under_the_same_host_finds_the_agents_python() {
+    for name in ["claude", "codex"] {
+        let mut host = Host::new(name);
+        host.server.ok("x = 5");
+        expect(host.run(HEREDOC), 0, "10\n", "");
+        expect(host.run("bash -c 'sh -c \"mcp-py-client -c x; exit \\$?\"; exit $?'"), 0, "5\n", "");
+    }
+}
+
+#[test]
+fn of_nested_hosts_the_nearer_one_has_the_session() {
+    let mut outer = Host::new("claude");
+    outer.server.ok("x = 'outer'");
+    let inner = outer.folder.path().join("inner");
+    // Another claude below the first, with a server of its own.
+    let claude = outer.folder.bin().join("claude");
+    let script = format!(
+        "mkfifo '{0}.in'\n'{1}' -c \"'{2}' server <'{0}.in' >'{0}.out' & \
+         exec 3>'{0}.in'; echo '{3}' >&3; while [ ! -s '{0}.out' ]; do sleep 0.02; done; mcp-py-client -c x; exec 3>&-; wait\"\n",
+        inner.display(),
+        claude.display(),
+        binary().display(),
+        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "execute", "arguments": {"code": "x = 4711"}}})
+            .to_string()
+            .replace('"', "\\\""),
+    );
+    let (code, out, err) = outer.run(&script);
+    assert_eq!((code, out.as_str()), (0, "4711\n"), "{err}");
+    expect(outer.run("mcp-py-client -c x"), 0, "'outer'\n", "");
+}
+
+#[test]
+fn an_unrelated_process_is_told_the_sessions_and_the_socket_to_give() {
+    let (server, socket) = start();
+    let mut command = Command::new(binary());
+    command.args(["client", "-c", "1"]).env_clear().env("PATH", path_without_the_tests(server.folder()));
+    let output = command.output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(125), ""), "{err}");
+    assert!(err.starts_with("mcp-py-client: no server of this session: "), "{err}");
+    let project = server.folder().project();
+    assert!(err.contains(&format!("{} (claude): --socket {socket}", project.display())), "{err}");
+}
+
+#[test]
+fn the_session_id_finds_a_server_that_is_no_ancestors() {
+    let id = format!("session-{}", std::process::id());
+    let mut server = Server::with(|builder| builder.under("claude").env("CLAUDE_CODE_SESSION_ID", &id));
+    server.ok("x = 'found'");
+    socket_of(&mut server);
+    let mut command = Command::new(binary());
+    command.args(["client", "-c", "x"]).env_clear().env("PATH", path_without_the_tests(server.folder()));
+    command.env("CLAUDE_CODE_SESSION_ID", &id);
+    let output = command.output().unwrap();
+    assert_eq!(
+        (text(&output.stdout).as_str(), output.status.code()),
+        ("'found'\n", Some(0)),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn when_the_published_name_is_dead_the_other_server_of_the_host_is_found() {
+    let mut host = Host::new("claude");
+    host.server.ok("x = 5");
+    let shared = PathBuf::from(socket_of(&mut host.server));
+    fs::remove_file(&shared).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&shared).unwrap()); // dead now
+    expect(host.run(HEREDOC), 0, "10\n", "");
+}
+
+/// A listener in a process of its own; it writes what it gets into a file.
+fn fake_server(folder: &Folder, socket: &Path, uid: Option<u32>) -> (Child, PathBuf) {
+    let got = folder.path().join("got");
+    fs::write(&got, "").unwrap();
+    let script = format!(
+        "import os, socket, sys\nuid = {}\ngot = open({got:?}, 'ab', 0)\nos.setuid(uid) if uid else None\n\
+         s = socket.socket(socket.AF_UNIX)\ns.bind({socket:?})\ns.listen()\nprint('on', flush=True)\n\
+         while True:\n    c, _ = s.accept()\n    c.settimeout(1)\n    try: got.write(c.recv(1000))\n    except OSError: pass\n    c.close()",
+        uid.map_or("None".into(), |uid| uid.to_string())
+    );
+    let mut child = Command::new(python()).args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).expect("it listens");
+    (child, got)
+}
+
+#[test]
+fn a_server_under_another_host_and_one_of_another_user_get_not_a_byte() {
+    let root = fs::metadata("/proc/self").is_ok_and(|is| std::os::unix::fs::MetadataExt::uid(&is) == 0);
+    for uid in [None, Some(65534)] {
+        if uid.is_some() && !root {
+            continue; // only root can be another user
+        }
+        let mut host = Host::new("claude");
+        let socket = PathBuf::from(socket_of(&mut host.server));
+        let own = format!("{}-{}.sock", socket.display().to_string().trim_end_matches(".sock"), host.server.pid());
+        for name in [&socket, Path::new(&own)] {
+            fs::remove_file(name).unwrap();
+        }
+        path_without_the_tests(&host.folder); // its shell has that folder on PATH
+        let (mut fake, got) = fake_server(&host.folder, &socket, uid);
+        let (code, out, err) = host.run("mcp-py-client -c 'secret = 1'");
+        fake.kill().unwrap();
+        fake.wait().unwrap();
+        fs::remove_file(&socket).unwrap();
+        assert_eq!((code, out.as_str()), (125, ""), "{err}");
+        let why = match uid {
+            None => format!("{}: its process {} is not under {}", socket.display(), fake.id(), host.server.outer_pid()),
+            Some(uid) => format!("{} belongs to uid {uid}, you are 0", socket.display()),
+        };
+        assert!(err.contains(&why), "{err}");
+        let bytes = fs::read(&got).unwrap();
+        assert!(!text(&bytes).contains("secret"), "{}", text(&bytes));
+        assert!(uid.is_none() || bytes.is_empty(), "{}", text(&bytes));
+    }
+}
+
+#[test]
+fn what_is_given_as_socket_and_is_none_is_said() {
+    let folder = Folder::new();
+    let (file, nowhere) = (folder.path().join("file"), folder.path().join("nowhere"));
+    fs::write(&file, "").unwrap();
+    for path in [&file, &nowhere] {
+        let (code, out, err) = run("", &["--socket", path.to_str().unwrap(), "-c", "1"]);
+        assert_eq!((code, out.as_str()), (125, ""));
+        assert!(err.starts_with(&format!("mcp-py-client: {}: ", path.display())), "{err}");
+    }
+}
