@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -343,8 +344,14 @@ def big_writes():
         line = '"$0" "$1" | cat > "$1".out'
         Process([shutil.which("sh"), "-c", line, sys.executable, path], stdin=False, stdout=False).wait()
 
+    def dropped(path):
+        process = Process([sys.executable, path], stdin=False)
+        process.drain()
+        process.wait()
+
     output("a cell printing 200 MB, 1 MB a write", BIG_WRITES, quick(7, 3), 1.5,
-           ("python3 FILE > /dev/null", to_null), ("python3 FILE | cat > OUT", through_a_pipe))
+           ("python3 FILE > /dev/null", to_null), ("python3 FILE | a reader that drops it", dropped),
+           ("python3 FILE | cat > OUT", through_a_pipe))
 
 
 def many_lines():
@@ -401,6 +408,69 @@ def fifty():
     row("  server memory", now, "MB", 1, target="≤ 10 MB", met=now <= 10 * MB)
 
 
+def client_calls():
+    """The client, spawn to exit, code on its stdin as from a heredoc; it finds the session by itself."""
+    server = Server()
+    server.initialize()
+    server.call("get_session_info")  # its socket is there
+
+    def client():
+        begin = time.perf_counter()
+        process = Process([OPTIONS.server, "client"])
+        os.write(process.stdin, b"1+1\n")
+        os.close(process.stdin)
+        process.stdin = None
+        answer = process.more()
+        process.wait()
+        assert answer == b"2\n" and process.status == 0, (answer, process.status)
+        return time.perf_counter() - begin
+
+    def run(*argv):
+        return lambda: timed(lambda: Process([shutil.which(argv[0])] + list(argv[1:]), stdin=False, stdout=False).wait())
+
+    n = quick(200, 30)
+    samples, true, ps = interleaved(n, client, run("true"), run("ps", "-A", "-ww", "-o", "pid=,ppid=,comm=,args="))
+    server.close()
+    value = middle(samples)
+    row("client, heredoc to exit", value, "ms", n, p99(samples), middle(true), "true", "≤ 10 ms", value <= 0.010)
+    row("  beside a ps", value, "ms", n, p99(samples), middle(ps), "ps")
+
+
+def sixty_four():
+    """Sixty-four connections to the bridge, each with a cell, at once."""
+    server = Server()
+    server.initialize()
+    path = server.call("get_session_info")["structuredContent"]["socket_path"]
+
+    def at_once():
+        peers = []
+        for number in range(64):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.connect(path)
+            peers.append(peer)
+        begin = time.perf_counter()
+        for number, peer in enumerate(peers):
+            body = b'{"code": "%d"}' % number
+            peer.sendall(b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        for number, peer in enumerate(peers):
+            answer = b""
+            while True:
+                data = peer.recv(65536)
+                if not data:
+                    break
+                answer += data
+            assert b'"result":"%d"' % number in answer, answer
+            peer.close()
+        return time.perf_counter() - begin
+
+    n = quick(20, 4)
+    samples = [at_once() for _ in range(n)]
+    peak = server.memory()[1]
+    server.close()
+    row("64 bridge clients at once, a cell each", middle(samples), "ms", n, target="all served", met=True)
+    row("  server memory, peak", peak, "MB", n, target="≤ 10 MB", met=peak <= 10 * MB)
+
+
 # -- the table
 
 
@@ -453,7 +523,8 @@ def main():
     signal.signal(signal.SIGALRM, too_long)
     begin = time.perf_counter()
     try:
-        for rows in (start_and_stop, warm_calls, memory, big_writes, many_lines, in_parallel, fifty):
+        for rows in (start_and_stop, warm_calls, client_calls, memory, big_writes, many_lines, in_parallel, fifty,
+                     sixty_four):
             signal.alarm(ROW_SECONDS_MAX)
             rows()
         signal.alarm(0)
