@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The bridge as other programs see it: curl, socat and nc, and our client from another PID namespace (as root).
+# usage: bridge.sh PATH-TO-MCP-PY FOLDER
+set -euo pipefail
+binary=$1 folder=$2
+mkdir -p "$folder/home"
+mkfifo "$folder/in"
+export HOME="$folder/home" TMPDIR="$folder" CLAUDE_CODE_SESSION_ID="bridge-$$"
+"$binary" server <"$folder/in" >"$folder/out" &
+server=$!
+exec 3>"$folder/in"
+trap 'exec 3>&-; wait $server' EXIT
+echo '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"execute","arguments":{"code":"x = 5"}}}' >&3
+socket=/tmp/python-interpreter-$$.sock
+for _ in $(seq 500); do [ -S "$socket" ] && grep -q isError "$folder/out" && break; sleep 0.02; done
+
+passed=0
+expect() { # a name, what is expected somewhere in what came, what came
+    case $3 in *"$2"*) passed=$((passed + 1)) ;; *) printf '%s: expected %s, got:\n%s\n' "$1" "$2" "$3"; exit 1 ;; esac
+}
+
+request=$'POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 21\r\n\r\n{"code":"print(x*2)"}'
+expect curl '"result":"10"' "$(curl -sS --max-time 20 --unix-socket "$socket" http://localhost/execute -d '{"code": "print(x*2)"}')"
+expect 'curl, streaming' '{"stdout":"10\n"}' "$(curl -sSN --max-time 20 --unix-socket "$socket" http://localhost/execute -d '{"code": "print(x*2)", "stream": true}')"
+expect 'curl, an error' '404' "$(curl -sS --max-time 20 -o /dev/null -w '%{http_code}' --unix-socket "$socket" http://localhost/nothing)"
+head -c 2000000 /dev/zero | tr '\0' ' ' >"$folder/blanks"
+expect 'curl, 100-continue' '"result":"10"' "$( (printf '{"code": "print(x*2)"'; cat "$folder/blanks"; printf '}') |
+    curl -sS --max-time 20 --unix-socket "$socket" http://localhost/execute -H 'Expect: 100-continue' --data-binary @-)"
+expect socat '"result":"10"' "$(printf '%s' "$request" | socat -t 20 - "UNIX-CONNECT:$socket")"
+expect nc '"result":"10"' "$(printf '%s' "$request" | nc -w 20 -N -U "$socket")"
+expect 'the client' '10' "$("$binary" client -c 'print(x*2)')"
+if [ "$(id -u)" = 0 ]; then
+    # Its own PIDs tell it nothing of the host: the session's id does.
+    expect 'the client in a PID namespace' '10' "$(unshare --fork --pid --mount-proc "$binary" client -c 'print(x*2)')"
+fi
+echo "$passed bridge checks passed"
