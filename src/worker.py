@@ -173,13 +173,18 @@ def find_c_code():
                 pass
             return
 
-def late_import(name):
-    """Imports what is too dear for the start, from the standard library: asyncio takes longer than all the rest."""
-    path, sys.path = sys.path, without_project(sys.path)
+def out_of_project(action, *arguments):
+    """Does what imports, or may: Python's own modules import others when they need them."""
+    path = getattr(sys, "path", None)
+    sys.path = without_project(path if type(path) is list else [])
     try:
-        return __import__(name)
+        return action(*arguments)
     finally:
         sys.path = path
+
+def late_import(name):
+    """Imports what is too dear for the start, from the standard library: asyncio takes longer than all the rest."""
+    return out_of_project(__import__, name)
 
 # -- the control socket ---------------------------------------------------------------------------------------------
 
@@ -286,7 +291,7 @@ def run_steps(steps):
     """Returns the repr of the last step's value, None for None. With an `await` anywhere all of it runs in the loop."""
     value = None
     if any(step.co_flags & CO_COROUTINE for step in steps):
-        value = run_task(in_turn(steps))
+        value = run_task(steps)
     else:
         for step in steps:
             value = eval(step, scope)
@@ -302,14 +307,14 @@ async def in_turn(steps):
 
 loop = None  # of top-level await: one for the interpreter's life
 
-def run_task(coroutine):
+def run_task(steps):
     """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
     global loop
     asyncio = modules.get("asyncio") or late_import("asyncio")
     if loop is None or loop.is_closed():
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
-    task = loop.create_task(coroutine)
+    task = loop.create_task(in_turn(steps))
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
@@ -366,7 +371,7 @@ def report(error):
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
     if not issubclass(type(error), SystemExit):
-        return keep_ends(plain(format_error(error))), 1
+        return keep_ends(plain(out_of_project(format_error, error))), 1
     code = error.code
     if code is None or isinstance(code, int):
         code = int(code or 0)
