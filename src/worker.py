@@ -48,8 +48,9 @@ from types import ModuleType
 sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [PROJECT] + LAUNCH_PATH  # noqa: F821
 
 # Our own references: user code may patch the modules later. `_signal`, for `signal` converts to enums, which is slow.
-from_json, to_json = json.JSONDecoder().scan_once, json.JSONEncoder(ensure_ascii=False).encode
-if json.encoder.c_make_encoder is not None:  # not on PyPy; in C, hence out of reach of patches
+decoder, to_json = json.JSONDecoder(), json.JSONEncoder(ensure_ascii=False).encode
+from_json = getattr(decoder, "scan_once", decoder.raw_decode)
+if getattr(json.encoder, "c_make_encoder", None) is not None:  # not on PyPy; in C, hence out of reach of patches
     in_c = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
     to_json = lambda frame: "".join(in_c(frame, 0))  # noqa: E731
 dup2, fstat, getpid, read, write, leave_now = os.dup2, os.fstat, os.getpid, os.read, os.write, os._exit
