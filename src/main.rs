@@ -4,7 +4,8 @@
 //!                        ┌─────────────────┐ ── control socket ─▶ python -c … (src/worker.py), one an interpreter,
 //! host ───── stdin ────▶ │    the loop,    │ ◀─ fd 1, fd 2 ────── in a session and group of its own; it runs the cells
 //! (claude, …)            │ the main thread │                      in its __main__
-//!      ◀─── stdout ───── │                 │ ◀─ events: closures from other threads, which run here
+//!      ◀─── stdout ───── │                 │
+//! client ── socket ────▶ │                 │ ◀─ events: closures from other threads, which run here
 //!                        └─────────────────┘
 //! keeper threads, one a process: spawn it, wait for its exit, post both
 //! errand threads, one a call: read what may take its time (ps, lsof, the saved interpreters) and ask the loop
@@ -37,8 +38,9 @@
 //! 5 the tools · 6 interpreters · 7 output and its files · 8 saved and discovered interpreters · 9 the bridge ·
 //! 10 the client · 11 install · 12 the host · 13 mod rpc, mod http, mod sys
 //!
-//! What the program never does: open a network connection, run a shell, write outside its output directory and
-//! `~/.claude-workspace/python_interpreter`, signal a process that it did not start, or run a cell a second time.
+//! What the program never does: open a network connection, run a shell, write anywhere but in its output directory, its
+//! sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the folder of `install`, signal a process that
+//! it did not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

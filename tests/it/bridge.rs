@@ -351,6 +351,27 @@ fn a_stream_carries_events_while_the_cell_runs() {
 }
 
 #[test]
+fn a_character_that_comes_in_two_halves_is_one_in_the_stream() {
+    let (server, socket) = start();
+    let go = server.folder().path().join("go");
+    let code = format!(
+        "import os, time\nos.write(1, b'one \\xc3')\nwhile not os.path.exists({go:?}): time.sleep(0.01)\n\
+                        _ = os.write(1, b'\\xa9 \\xff \\xe2\\x82')"
+    );
+    let mut stream = connect(&socket);
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true}))).unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("one ") {
+        let mut bytes = [0; 1000];
+        let count = stream.read(&mut bytes).expect("an event before the end");
+        seen.extend_from_slice(&bytes[..count]);
+    }
+    File::create(&go).unwrap();
+    seen.extend(rest_of(&mut stream));
+    assert_eq!(texts(&Answer::of(&seen).events(), "stdout"), "one é \\xff \\xe2\\x82", "what is no text is escaped");
+}
+
+#[test]
 fn a_stream_to_http_1_0_has_no_chunks_and_a_failed_cell_ends_with_its_traceback() {
     let (_server, socket) = start();
     let body = "{\"code\":\"print(1); 1/0\",\"stream\":true}";
@@ -518,8 +539,25 @@ fn the_socket_is_this_users_alone_and_has_two_names_that_go_with_the_server() {
     }
 }
 
-/// Two servers that are children of one process called `claude`; their sockets as each tells them.
-fn two_under_one_host(folder: &Folder) -> (Server, Vec<PathBuf>) {
+#[test]
+fn a_connection_of_another_user_is_closed_unread() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return; // only root can be another user
+    }
+    let (_server, socket) = start();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap(); // so that the mode is not what keeps it out
+    let script = "import os, socket, sys\nos.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(30)\ns.connect(sys.argv[1])\n\
+                  try: s.sendall(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); print(s.recv(1000))\nexcept OSError: print(b'')";
+    let output =
+        std::process::Command::new(crate::client::python()).args(["-c", script]).arg(&socket).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told, "b''\n");
+    assert_eq!(ask(&socket, &get("/health")).status, 200);
+}
+
+/// Two servers that are children of one process called `claude`; their sockets as each tells them. Each begins with its
+/// first message: both at once, or the second when the first has its name.
+fn two_under_one_host(folder: &Folder, at_once: bool) -> (Server, Vec<PathBuf>) {
     let fifo = folder.path().join("second");
     let script = format!(
         "#!/bin/sh\nmkfifo '{0}.in' '{0}.out'\n'{1}' server <'{0}.in' >'{0}.out' 2>/dev/null &\nexec '{1}' server\n",
@@ -532,8 +570,9 @@ fn two_under_one_host(folder: &Folder) -> (Server, Vec<PathBuf>) {
         fs::OpenOptions::new().write(true).read(true).open(format!("{}.in", wait_for(&fifo).display())).unwrap();
     let mut from = fs::OpenOptions::new().write(true).read(true).open(format!("{}.out", fifo.display())).unwrap();
     let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get_session_info"}});
+    let mut first = (!at_once).then(|| socket_of(&mut server));
     to.write_all(format!("{line}\n").as_bytes()).unwrap();
-    let first = socket_of(&mut server);
+    let first = first.take().unwrap_or_else(|| socket_of(&mut server));
     let (mut text, mut byte) = (Vec::new(), [0]);
     while byte != [b'\n'] {
         from.read_exact(&mut byte).unwrap();
@@ -554,7 +593,7 @@ fn wait_for(fifo: &Path) -> PathBuf {
 fn of_two_servers_under_one_host_each_is_reached_and_neither_takes_the_others_name() {
     for _ in 0..5 {
         let folder = Folder::new();
-        let (server, mut sockets) = two_under_one_host(&folder);
+        let (server, mut sockets) = two_under_one_host(&folder, true);
         sockets.sort();
         let host = server.outer_pid();
         assert_eq!(sockets[1], PathBuf::from(format!("/tmp/python-interpreter-{host}.sock")), "{sockets:?}");
@@ -563,6 +602,11 @@ fn of_two_servers_under_one_host_each_is_reached_and_neither_takes_the_others_na
         assert_ne!(pids[0], pids[1]);
         drop(server);
     }
+    let folder = Folder::new();
+    let (mut server, sockets) = two_under_one_host(&folder, false);
+    let (shared, _) = names_of(&mut server);
+    assert!(sockets[0] == shared && sockets[1] != shared, "{sockets:?}");
+    assert_eq!(ask(&shared, &get("/health")).json()["pid"], server.pid(), "a live server's name was taken");
 }
 
 #[test]

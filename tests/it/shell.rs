@@ -321,6 +321,25 @@ fn path_without_the_tests(folder: &Folder) -> String {
     format!("{}:/usr/bin:/bin", folder.bin().display())
 }
 
+#[test]
+fn only_a_claude_is_told_of_the_client_and_by_a_name_that_works() {
+    for (host, on_path) in [("claude", true), ("claude", false), ("codex", true)] {
+        let folder = Folder::new();
+        let path = path_without_the_tests(&folder);
+        if on_path {
+            symlink(binary(), folder.bin().join("mcp-py-client")).unwrap();
+        }
+        let mut server = Server::with(|builder| builder.folder(&folder).under(host).env("PATH", &path));
+        let execute = server.request("tools/list", Value::Null)["result"]["tools"][0].clone();
+        let description = execute["description"].as_str().unwrap();
+        let name = if on_path { "mcp-py-client".into() } else { format!("{} client", binary().display()) };
+        let told = description.contains(&format!("`{name} <<'PY' … PY`"));
+        assert_eq!(told, host == "claude", "{host}: {description}");
+        assert!(description.chars().count() < 2_000);
+        assert_eq!(server.request("tools/list", Value::Null)["result"]["tools"][0], execute, "it varies");
+    }
+}
+
 /// A host of this name that starts a server, and beside it runs what we give it, each in a shell of its own.
 struct Host {
     server: Server,
