@@ -4,6 +4,7 @@
 set -euo pipefail
 binary=$1 folder=$2
 mkdir -p "$folder/home"
+unset PYTHONUNBUFFERED # with it `print` writes twice, and a stream has an event for each write
 mkfifo "$folder/in"
 export HOME="$folder/home" TMPDIR="$folder" CLAUDE_CODE_SESSION_ID="bridge-$$"
 "$binary" server <"$folder/in" >"$folder/out" &
