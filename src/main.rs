@@ -2826,29 +2826,7 @@ fn install(dir: &Path) -> Result<String, String> {
         let _ = fs::remove_file(link); // ours, see above
         std::os::unix::fs::symlink("mcp-py", link).map_err(|error| at(link, error))?;
     }
-    let failed = |error: io::Error| format!("{} is installed, but could not be tried: {error}", program.display());
-    let mut server = Command::new(&links[0]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-    let (mut to, from) = (server.stdin.take().ok_or("no pipe")?, server.stdout.take().ok_or("no pipe")?);
-    let call = |tool: &str, arguments: Value| ("tools/call", json!({"name": tool, "arguments": arguments}));
-    let mut answers = BufReader::new(from).lines();
-    let mut ask = |(method, params): (&str, Value)| {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        to.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
-        let line = answers.next().unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into())).map_err(failed)?;
-        serde_json::from_str::<Value>(&line).map_err(|error| failed(error.into()))
-    };
-    let we = json!({"name": "mcp-py install", "version": VERSION});
-    ask(("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we})))?;
-    let by_mcp = ask(call("execute", json!({"code": "x = 1 + 1; x"})))?;
-    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
-    ensure(by_mcp == "2", || format!("{} is installed, but 1 + 1 is not 2: {by_mcp}", program.display()))?;
-    let info = ask(call("get_session_info", json!({})))?;
-    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default().to_owned();
-    let output = Command::new(&links[1]).args(["--socket", &socket, "-c", "x"]).output().map_err(failed)?;
-    drop(to);
-    let _ = server.wait();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure(out.trim() == "2", || format!("{} is installed, but its client failed: {out}{err}", program.display()))?;
+    let answer = try_both_doors(&links).map_err(|why| format!("{} is installed, but {why}", program.display()))?;
     let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == *dir));
     let path = if on_path {
         String::new()
@@ -2866,9 +2844,37 @@ and so that the client needs no approval, in .claude/settings.json:
   {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
 ",
         program.display(),
-        out.trim(),
+        answer,
         links[0].display()
     ))
+}
+
+/// A session with the new server, and the new client's answer out of it; an error says what failed.
+fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
+    let failed = |error: io::Error| format!("could not be tried: {error}");
+    let mut child = Command::new(server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let (mut to, from) = (child.stdin.take().ok_or("no pipe")?, child.stdout.take().ok_or("no pipe")?);
+    let call = |tool: &str, arguments: Value| ("tools/call", json!({"name": tool, "arguments": arguments}));
+    let mut answers = BufReader::new(from).lines();
+    let mut ask = |(method, params): (&str, Value)| {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        to.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
+        let line = answers.next().unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into())).map_err(failed)?;
+        serde_json::from_str::<Value>(&line).map_err(|error| failed(error.into()))
+    };
+    let we = json!({"name": "mcp-py install", "version": VERSION});
+    ask(("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we})))?;
+    let by_mcp = ask(call("execute", json!({"code": "x = 1 + 1; x"})))?;
+    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+    ensure(by_mcp == "2", || format!("1 + 1 is not 2: {by_mcp}"))?;
+    let info = ask(call("get_session_info", json!({})))?;
+    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default().to_owned();
+    let output = Command::new(client).args(["--socket", &socket, "-c", "x"]).output().map_err(failed)?;
+    drop(to);
+    let _ = child.wait();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure(out.trim() == "2", || format!("its client failed: {out}{err}"))?;
+    Ok(out.trim().to_owned())
 }
 
 // ── 12. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
