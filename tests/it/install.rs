@@ -148,3 +148,98 @@ fn the_client_session_of_the_readme_prints_what_one_expects() {
     let output = shell.env("PATH", format!("{}:/usr/bin:/bin", folder.bin().display())).output().unwrap();
     assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("0\n1\n2\n10\n6\nn, x\n", ""));
 }
+
+// ---- doctor --------------------------------------------------------------------------------------------------------
+
+/// What doctor says of each fact: whether it is good, and the rest of the line.
+fn facts(output: &Output) -> std::collections::BTreeMap<String, (bool, String)> {
+    let text = text(&output.stdout);
+    let fact = |line: &str| {
+        let (verdict, rest) = line.split_at(5);
+        assert!(matches!(verdict, "ok   " | "BAD  "), "{line}");
+        let (name, rest) = rest.split_at(14);
+        (name.trim().to_string(), (verdict == "ok   ", rest.to_string()))
+    };
+    text.lines().map(fact).collect()
+}
+
+#[test]
+fn doctor_in_an_empty_home_names_what_is_missing_and_what_to_do() {
+    let folder = Folder::new();
+    let output = run(&folder, binary(), &["doctor"]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+    let said = facts(&output);
+    assert_eq!(
+        said["server"],
+        (false, "mcp-py-server is not on PATH: run `mcp-py install`, and do what it says about PATH".into())
+    );
+    assert!(said["python"].0 && said["python"].1.starts_with(&format!("{} is Python 3.", python())), "{said:?}");
+    assert!(said["environment"].0 && said["environment"].1.ends_with("(will be made at the first start)"), "{said:?}");
+    assert_eq!(said["saved"], (true, "0 saved interpreters".into()));
+    for good in ["version", "configuration", "ps", "lsof", "output", "sockets", "host", "session", "live", "stale"] {
+        assert!(said[good].0, "{good}: {said:?}");
+    }
+    assert!(fs::read_dir(folder.tmp()).unwrap().count() == 0, "it left something");
+}
+
+#[test]
+fn doctor_is_content_after_an_install() {
+    let folder = Folder::new();
+    installed(&folder, binary(), &["install"]);
+    let dir = fs::canonicalize(folder.home()).unwrap().join(".local/bin");
+    let mut command = Command::new(dir.join("mcp-py"));
+    command.arg("doctor").env_clear().env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    folder.script("uv", "#!/bin/sh\n");
+    command
+        .env("MCP_PY_PYTHON", python())
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", dir.display(), folder.bin().display()));
+    let output = command.output().unwrap();
+    let said = facts(&output);
+    assert_eq!(output.status.code(), Some(0), "{said:?}");
+    assert_eq!(said["client"], (true, dir.join("mcp-py-client").display().to_string()));
+    assert_eq!(said["installer"], (true, folder.bin().join("uv").display().to_string()));
+    assert!(said["environment"].1.contains("/env-3."), "{said:?}");
+    assert!(!said["environment"].1.contains("will be made"), "the trial made it: {said:?}");
+}
+
+#[test]
+fn doctor_in_a_broken_home_says_the_truth() {
+    let folder = Folder::new();
+    let state = folder.home().join(".claude-workspace/python_interpreter");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("interpreters.json"), "{\"interpreters\": [").unwrap();
+    fs::remove_dir(folder.tmp()).unwrap();
+    fs::write(folder.tmp(), "a file where a directory should be").unwrap();
+    // A socket whose server is dead.
+    let stale = PathBuf::from(format!("/tmp/python-interpreter-{}-1.sock", std::process::id()));
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let mut command = Command::new(binary());
+    command.arg("doctor").env_clear().env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    folder.script("mcp-py-client", "#!/bin/sh\n"); // what is called like our client
+    let output = command.env("PATH", folder.bin()).output().unwrap();
+    fs::remove_file(&stale).unwrap();
+    fs::remove_file(folder.tmp()).unwrap();
+    let said = facts(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:?}");
+    let client = format!(
+        "{} is another program: remove it, or put our folder before it on PATH",
+        folder.bin().join("mcp-py-client").display()
+    );
+    assert_eq!(said["client"], (false, client));
+    for fact in ["python", "environment"] {
+        assert_eq!(
+            said[fact],
+            (false, "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
+        );
+    }
+    assert!(
+        !said["saved"].0 && said["saved"].1.contains("interpreters.json can't be read and is left as it is: "),
+        "{said:?}"
+    );
+    assert!(!said["output"].0, "{said:?}");
+    assert!(!said["installer"].0 && said["installer"].1.starts_with("neither uv nor pip"), "{said:?}");
+    assert!(said["ps"] == (true, "missing: /proc is read instead".into()), "{said:?}");
+    let stale: usize = said["stale"].1.split(' ').next().unwrap().parse().unwrap();
+    assert!(stale >= 1, "{said:?}");
+    assert_eq!(fs::read(state.join("interpreters.json")).unwrap(), b"{\"interpreters\": [");
+}

@@ -474,8 +474,8 @@ fn a_cell_is_never_run_twice() {
     let mut server = Server::start();
     let file = server.flag();
     for round in 1..=5 {
-        let dies = format!("import os\nopen({file:?}, 'a').write('x')\nos._exit(1)");
-        let counts = format!("open({file:?}, 'a').write('y')\nopen({file:?}).read()");
+        let dies = format!("import os\nwith open({file:?}, 'a') as f: f.write('x')\nos._exit(1)");
+        let counts = format!("with open({file:?}, 'a') as f: f.write('y')\nopen({file:?}).read()");
         let (first, second) = (server.start_exec(&dies), server.start_exec(&counts));
         assert!(server.wait(first).is_error);
         assert_eq!(server.wait(second).text, format!("'{}'", "xy".repeat(round)));

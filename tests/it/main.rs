@@ -9,12 +9,14 @@
 //! | cells | the world that a cell's code sees, and how a cell ends |
 //! | abuse | what user code may patch, close, replace or fork |
 //! | output | what a cell answers: order, completeness, truncation, files |
+//! | pictures | figures and images: blocks, files, events, limits |
+//! | packages | the builtin's environment, and what an import installs |
 //! | interrupts | time-outs, interrupts, deaths, and what is said of them |
 //! | tools | the seven tools and their contracts |
 //! | host | what the server learns about the process that started it |
 //! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
 //! | shell | the client: options, exit codes, streams, finding the session |
-//! | install | `mcp-py install`, roles, and the README's commands in the shell |
+//! | install | `mcp-py install`, `doctor`, roles, and the README's commands in the shell |
 //! | tidy | promises about the source itself and the README |
 
 mod client;
@@ -27,6 +29,8 @@ mod host;
 mod install;
 mod interrupts;
 mod output;
+mod packages;
+mod pictures;
 mod protocol;
 mod shell;
 mod shutdown;

@@ -1721,6 +1721,11 @@ fn a_home_that_cant_be_written_hinders_saving_alone() {
     for home in [Path::new("/proc"), &file] {
         let mut server = Server::with(|builder| builder.folder(&folder).env("HOME", home));
         server.initialize();
+        let first = server.ok("1 + 1");
+        assert!(
+            first.starts_with("[mcp-py: missing packages can't be installed: ") && first.ends_with("]\n2"),
+            "{first}"
+        );
         assert_eq!(server.ok("1 + 1"), "2");
         assert!(names_listed(&mut server).contains(&"builtin".to_string()));
         let adding = json!({"name": "x", "python_path": python(), "save": true});
@@ -1734,7 +1739,11 @@ fn a_home_that_cant_be_written_hinders_saving_alone() {
 
 #[test]
 fn without_home_the_user_database_knows_one() {
-    // Nothing is saved here: it would go to the home of whoever runs this.
+    // Nothing is saved here: it would go to the home of whoever runs this. The builtin's environment does; where that
+    // home had none, it is taken away again.
+    #[allow(deprecated)]
+    let state = std::env::home_dir().expect("a home").join(".claude-workspace");
+    let was_there = state.exists();
     let folder = Folder::new();
     let mut server = Server::with(|builder| builder.folder(&folder).env_remove("HOME"));
     server.initialize();
@@ -1743,6 +1752,10 @@ fn without_home_the_user_database_knows_one() {
     add(&mut server, json!({"name": "x-of-a-check", "python_path": python()}));
     assert_eq!(run_in(&mut server, "x-of-a-check", "2 + 2"), "4");
     done(&mut server, "stop_interpreter", json!({"name": "x-of-a-check"}));
+    drop(server);
+    if !was_there {
+        fs::remove_dir_all(state).expect("what it made");
+    }
 }
 
 // ---- times ---------------------------------------------------------------------------------------------------------

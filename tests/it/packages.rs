@@ -1,0 +1,443 @@
+//! The builtin's environment, and what an import installs (DESIGN 6). `uv` is a script here, which copies what it is
+//! asked for into the environment and keeps a list; .ci/run has the real uv and pip.
+
+use crate::cells::{check, failure, has, lacks};
+use crate::client::{python, Builder, Folder, Server, DEADLINE};
+use crate::procs::{self, eventually};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{symlink, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// `uv pip install --python ENV/bin/python PACKAGE`. Modules of a package are called like it; `zz_broken` is in no index,
+/// `zz_offline` meets no network, `zz_slow` announces itself and waits, in a child of its own.
+const UV: &str = r#"#!/bin/sh
+[ "$1 $2 $3" = "pip install --python" ] || exit 9
+site=$(echo "${4%/bin/python}"/lib/*/site-packages)
+echo "$5" >>"$UV_LIST"
+case $5 in
+    zz_broken) echo "  x No solution found" >&2; echo "zz_broken was not found in the index" >&2; exit 1 ;;
+    zz_offline) echo "error: client error (Connect): dns error: failed to look it up" >&2; exit 2 ;;
+    zz_slow) sleep 1000 & echo $! >"$UV_LIST.child"; wait ;;
+esac
+mkdir -p "$site/$5-1.5.dist-info"
+echo "value = 42" >"$site/$5.py"
+echo "+ $5==1.5"
+"#;
+
+/// Puts the script on PATH, with its list.
+fn with_uv(folder: &Folder, builder: Builder) -> Builder {
+    folder.script("uv", UV);
+    let path = format!("{}:{}", folder.bin().display(), std::env::var("PATH").unwrap());
+    // A setting of uv's own: whoever runs these tests may have some of pip's.
+    builder.folder(folder).env("PATH", path).env("UV_LIST", list_of(folder))
+}
+
+fn list_of(folder: &Folder) -> PathBuf {
+    folder.path().join("asked")
+}
+
+fn start() -> Server {
+    let folder = Folder::new();
+    Server::with(|builder| with_uv(&folder, builder))
+}
+
+/// What uv was asked for.
+fn asked(server: &Server) -> Vec<String> {
+    let list = fs::read_to_string(list_of(server.folder())).unwrap_or_default();
+    list.lines().map(str::to_string).collect()
+}
+
+fn state_of(folder: &Folder) -> PathBuf {
+    folder.home().join(".claude-workspace/python_interpreter")
+}
+
+fn environments(folder: &Folder) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state_of(folder)).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("env-")).collect()
+}
+
+// ---- installs ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_missing_import_is_installed_and_the_cell_goes_on_where_it_was() {
+    let mut server = start();
+    let text = server.ok("log = []\nlog.append(1); import zz_demo\nzz_demo.value, log");
+    assert_eq!(text, "[mcp-py: installed zz_demo 1.5 for zz_demo]\n(42, [1])");
+    check(&mut server, "import zz_demo; zz_demo.value", "42");
+    assert_eq!(asked(&server), ["zz_demo"]);
+}
+
+#[test]
+fn an_import_in_a_function_of_an_earlier_cell_or_by_import_module_installs_too() {
+    let mut server = start();
+    check(&mut server, "def f():\n    from zz_late import value\n    return value", "");
+    assert!(asked(&server).is_empty());
+    assert_eq!(server.ok("f()"), "[mcp-py: installed zz_late 1.5 for zz_late]\n42");
+    check(&mut server, "import importlib", "");
+    let text = server.ok("importlib.import_module('zz_module').value");
+    assert_eq!(text, "[mcp-py: installed zz_module 1.5 for zz_module]\n42");
+    let text = server.ok("class C:\n    import zz_class as one\nC.one.value");
+    assert_eq!(text, "[mcp-py: installed zz_class 1.5 for zz_class]\n42");
+    let text = server.ok("async def g():\n    import zz_async\n    return zz_async.value\nawait g()");
+    assert_eq!(text, "[mcp-py: installed zz_async 1.5 for zz_async]\n42");
+}
+
+#[test]
+fn an_import_whose_failure_is_expected_installs_nothing() {
+    let mut server = start();
+    for code in [
+        "try:\n    import zz_a\nexcept ImportError:\n    print('none')",
+        "try:\n    if True:\n        from zz_a import b\nexcept (KeyError, ModuleNotFoundError):\n    print('none')",
+        "try:\n    import zz_a\nexcept Exception as e:\n    print('none')",
+        "try:\n    import zz_a\nexcept:\n    print('none')",
+        "import contextlib\nwith contextlib.suppress(ImportError):\n    import zz_a\nprint('none')",
+        "from contextlib import suppress\nwith suppress(KeyError, Exception):\n    import zz_a\nprint('none')",
+        "def f():\n    try:\n        import zz_a\n    except ImportError:\n        print('none')\nf()",
+        "def load():\n    import zz_a\ntry:\n    load()\nexcept ImportError:\n    print('none')",
+    ] {
+        check(&mut server, code, "none");
+    }
+    // A guard in the frame of another cell counts.
+    check(&mut server, "def load():\n    import zz_a", "");
+    check(&mut server, "try:\n    load()\nexcept ImportError:\n    print('none')", "none");
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+    // One that takes something else is no guard; nor is the `else` of one.
+    server.ok("try:\n    import zz_b\nexcept KeyError:\n    pass");
+    server.ok("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    import zz_c");
+    assert_eq!(asked(&server), ["zz_b", "zz_c"]);
+}
+
+#[test]
+fn only_statements_of_cells_install_never_what_libraries_probe() {
+    let mut server = start();
+    let project = server.folder().project();
+    fs::write(project.join("prober.py"), "def probe():\n    import zz_probed\n").unwrap();
+    fs::write(project.join("guarded.py"), "try:\n    import zz_probed\nexcept ImportError:\n    zz_probed = None\n")
+        .unwrap();
+    check(&mut server, "import guarded; guarded.zz_probed", "");
+    check(&mut server, "import importlib.util; importlib.util.find_spec('zz_probed')", "");
+    for code in [
+        "import prober; prober.probe()",
+        "__import__('zz_probed')",
+        "exec('import zz_probed')",
+        "eval(compile('import zz_probed', 'x', 'exec'))",
+        "import pickle; pickle.loads(b'czz_probed\\nx\\n.')",
+    ] {
+        let text = failure(&mut server, code);
+        has(&mut server, &text, &["ModuleNotFoundError: No module named 'zz_probed'"]);
+        has(&mut server, &text, &["[mcp-py: zz_probed is not installed; `import zz_probed` in a cell installs it]\n"]);
+    }
+    let thread =
+        "import threading\nwent = []\ndef f():\n    try: g()\n    except BaseException as e: went.append(repr(e))\n\
+        def g():\n    import zz_probed\nt = threading.Thread(target=g, daemon=True)\nthreading.excepthook = print\n\
+        t.start(); t.join()";
+    let text = server.ok(thread);
+    has(&mut server, &text, &["zz_probed"]);
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+}
+
+#[test]
+fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
+    let mut server = start();
+    for name in ["_nothing", "winreg", "msvcrt", "json.nope", "os.nope", "json.nope.deeper"] {
+        let text = failure(&mut server, &format!("import {name}"));
+        has(&mut server, &text, &["ModuleNotFoundError"]);
+        lacks(&mut server, &text, &["[mcp-py"]);
+    }
+    failure(&mut server, "import importlib; importlib.import_module('--version')");
+    failure(&mut server, "import importlib; importlib.import_module('zz-dash')");
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+}
+
+#[test]
+fn packages_are_asked_for_by_their_own_names() {
+    let mut server = start();
+    failure(&mut server, "import PIL"); // what the script installs is called pillow
+    failure(&mut server, "import sklearn");
+    failure(&mut server, "import cv2");
+    assert_eq!(asked(&server), ["pillow", "scikit-learn", "opencv-python-headless"]);
+}
+
+#[test]
+fn a_failed_install_is_the_import_error_with_the_installers_last_lines() {
+    let mut server = start();
+    let text = failure(&mut server, "import zz_broken");
+    let why = "[mcp-py: zz_broken could not be installed: x No solution found; zz_broken was not found in the index]\n";
+    assert!(text.starts_with(why), "{text}");
+    assert!(text.ends_with("import zz_broken\nModuleNotFoundError: No module named 'zz_broken'"), "{text}");
+    // Once a cell, however often the cell tries.
+    failure(&mut server, "def f():\n    import zz_broken\nfor _ in range(9):\n    try: f()\n    except KeyError: pass");
+    assert_eq!(asked(&server).len(), 2);
+    check(&mut server, "'next'", "'next'");
+}
+
+#[test]
+fn no_network_is_remembered_for_a_while() {
+    let mut server = start();
+    let text = failure(&mut server, "import zz_offline");
+    has(&mut server, &text, &["[mcp-py: zz_offline could not be installed: ", "dns error"]);
+    let text = failure(&mut server, "import zz_other");
+    has(&mut server, &text, &["[mcp-py: zz_other was not installed: 0 s ago there was no network]\n"]);
+    assert_eq!(asked(&server), ["zz_offline"]);
+}
+
+#[test]
+fn installs_can_be_turned_off() {
+    let folder = Folder::new();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_AUTO_INSTALL", "off"));
+    let text = failure(&mut server, "import PIL");
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: PIL is not installed; to install it: uv pip install --python ", "/bin/python pillow]"],
+    );
+    assert!(asked(&server).is_empty());
+}
+
+#[test]
+fn into_other_interpreters_nothing_is_installed() {
+    let mut server = start();
+    server.call("add_interpreter", json!({"name": "other", "python_path": python()}));
+    let result = server.call("execute", json!({"code": "import zz_demo", "interpreter": "other"}));
+    let hint =
+        format!("[mcp-py: zz_demo is not installed; to install it: uv pip install --python {} zz_demo]\n", python());
+    assert!(result.is_error && result.text.starts_with(&hint), "{}", result.text);
+    assert!(asked(&server).is_empty());
+}
+
+#[test]
+fn an_interrupt_ends_the_installer_and_its_children() {
+    let mut server = start();
+    let id = server.start_exec("import zz_slow");
+    let child = list_of(server.folder()).with_extension("child");
+    eventually(DEADLINE, "the installer runs", || fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n')));
+    let pid = fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+    server.cancel(id);
+    check(&mut server, "'free'", "'free'");
+    eventually(DEADLINE, "its child is gone", || !procs::is_alive(pid));
+    // An answer that comes too late is not taken for the next cell's.
+    assert_eq!(server.ok("import zz_next; zz_next.value"), "[mcp-py: installed zz_next 1.5 for zz_next]\n42");
+}
+
+#[test]
+fn a_timeout_during_an_install_says_where_and_the_end_of_the_server_ends_it() {
+    let mut server = start();
+    server.ok("1");
+    let result = server.call("execute", json!({"code": "import zz_slow", "timeout": 0.3}));
+    has(
+        &mut server,
+        &result.text,
+        &["interrupted after its timeout of 0.3 s", "    import zz_slow\n", "KeyboardInterrupt"],
+    );
+    server.start_exec("import zz_slow");
+    let list = list_of(server.folder());
+    eventually(DEADLINE, "two installs", || fs::read_to_string(&list).is_ok_and(|text| text.lines().count() == 2));
+    let child = list.with_extension("child");
+    eventually(DEADLINE, "the installer runs", || fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n')));
+    let pid = fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+    server.kill(libc::SIGTERM);
+    server.wait_exit(DEADLINE);
+    eventually(DEADLINE, "its child is gone", || !procs::is_alive(pid));
+}
+
+#[test]
+fn two_servers_that_need_the_same_package_both_get_it() {
+    let folder = Folder::new();
+    let mut servers = [(); 2].map(|()| Server::with(|builder| with_uv(&folder, builder)));
+    servers.iter_mut().for_each(|server| _ = server.ok("import json"));
+    let ids = [0, 1].map(|at: usize| servers[at].start_exec("import zz_both; zz_both.value"));
+    let texts = [0, 1].map(|at: usize| servers[at].wait(ids[at]).text);
+    let told = "[mcp-py: installed zz_both 1.5 for zz_both]\n42";
+    // Whoever comes later finds it there, or has it installed again, to no effect.
+    assert!(texts.iter().all(|text| text == told || text == "42"), "{texts:?}");
+    assert!(texts.iter().any(|text| text == told), "{texts:?}");
+    assert_eq!(environments(&folder).len(), 1);
+}
+
+#[test]
+fn without_uv_and_pip_the_answer_says_how_to_get_one() {
+    let folder = Folder::new();
+    // A base whose site-packages hold no pip: a venv without it, and without the system's.
+    let base = folder.path().join("base");
+    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&base).status().unwrap();
+    assert!(made.success());
+    let mut server = Server::with(|builder| {
+        builder.folder(&folder).env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", base.join("bin/python"))
+    });
+    if server.ok("import importlib.util; importlib.util.find_spec('pip') is None") == "True" {
+        let text = failure(&mut server, "import zz_demo");
+        has(&mut server, &text, &["[mcp-py: zz_demo could not be installed: there is neither uv nor pip: install one"]);
+    }
+}
+
+// ---- the environment -----------------------------------------------------------------------------------------------
+
+#[test]
+fn the_builtin_runs_in_an_environment_of_its_own_that_is_made_once() {
+    let folder = Folder::new();
+    let mut first = Server::with(|builder| with_uv(&folder, builder));
+    let env = environments_when_made(&mut first);
+    first.ok("import zz_demo");
+    let made = fs::metadata(env.join("mcp-py")).unwrap();
+    let prefix = format!("'{}'", env.display());
+    check(&mut first, "import sys; sys.prefix", &prefix);
+    assert_eq!(first.ok("sys.base_prefix != sys.prefix"), "True");
+    first.finish(DEADLINE);
+    let mut second = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(second.ok("import zz_demo, sys; sys.prefix, zz_demo.value"), format!("({prefix}, 42)"));
+    let again = fs::metadata(env.join("mcp-py")).unwrap();
+    assert_eq!((made.ino(), made.mtime_nsec()), (again.ino(), again.mtime_nsec()), "it was made twice");
+    let listed = second.call("list_interpreters", json!({})).structured;
+    assert_eq!(listed["result"][0]["python_path"], json!(env.join("bin/python")));
+    // The base has nothing of it.
+    let found = Command::new(python()).args(["-c", "import zz_demo"]).output().unwrap();
+    assert!(!found.status.success());
+}
+
+fn environments_when_made(server: &mut Server) -> PathBuf {
+    server.ok("1");
+    let found = environments(server.folder());
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+#[test]
+fn what_the_base_has_is_there_also_where_the_base_is_a_venv() {
+    let folder = Folder::new();
+    let base = folder.path().join("a base");
+    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&base).status().unwrap();
+    assert!(made.success());
+    let lib = fs::read_dir(base.join("lib")).unwrap().next().unwrap().unwrap().path();
+    fs::write(lib.join("site-packages/zz_base.py"), "value = 'of the base'").unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", base.join("bin/python")));
+    check(&mut server, "import zz_base; zz_base.value", "'of the base'");
+    let before = fs::read_dir(lib.join("site-packages")).unwrap().count();
+    server.ok("import zz_new");
+    assert_eq!(fs::read_dir(lib.join("site-packages")).unwrap().count(), before, "the base was touched");
+}
+
+#[test]
+fn servers_that_start_at_once_make_one_environment() {
+    let folder = Folder::new();
+    let mut servers: Vec<_> = (0..6).map(|_| Server::with(|builder| with_uv(&folder, builder))).collect();
+    let ids: Vec<_> = servers.iter_mut().map(|server| server.start_exec("import sys; sys.prefix")).collect();
+    let texts: Vec<_> = servers.iter_mut().zip(ids).map(|(server, id)| server.wait(id).text).collect();
+    let env = environments(&folder);
+    assert_eq!(env.len(), 1);
+    assert!(texts.iter().all(|text| *text == format!("'{}'", env[0].display())), "{texts:?}");
+}
+
+#[test]
+fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
+    const NOTE: &str = "[mcp-py: the builtin's environment did not run any more: it was made anew, without what was \
+        installed there]\n2";
+    let folder = Folder::new();
+    let env = {
+        let mut server = Server::with(|builder| with_uv(&folder, builder));
+        let env = environments_when_made(&mut server);
+        server.ok("import zz_demo");
+        env
+    };
+    // Its Python is gone, as after an upgrade of the base.
+    fs::remove_file(env.join("bin/python")).unwrap();
+    symlink("/nowhere/python", env.join("bin/python")).unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("1 + 1"), NOTE);
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+    drop(server);
+    // It is there, and fails.
+    fs::remove_file(env.join("bin/python")).unwrap();
+    crate::client::write_executable(&env.join("bin/python"), b"#!/bin/sh\necho no library >&2\nexit 127\n");
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("1 + 1"), NOTE);
+    drop(server);
+    // One that was only half made is no news.
+    fs::remove_file(env.join("mcp-py")).unwrap();
+    fs::remove_file(env.join("bin/python")).unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("1 + 1"), "2");
+}
+
+#[test]
+fn a_worker_that_dies_at_its_start_costs_no_installed_package() {
+    let folder = Folder::new();
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    server.ok("import zz_demo");
+    server.finish(DEADLINE);
+    let once = folder.path().join("once");
+    fs::write(&once, "").unwrap();
+    // A Python that fails once: what a lack of memory or descriptors looks like.
+    let env = environments(&folder).remove(0);
+    let lib = fs::read_dir(env.join("lib")).unwrap().next().unwrap().unwrap().path();
+    let trap = format!("import os; os.path.exists({once:?}) and (os.remove({once:?}), os._exit(9))\n");
+    fs::write(lib.join("site-packages/trap.pth"), trap).unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "42");
+    assert!(!once.exists());
+}
+
+#[test]
+fn another_python_behind_the_same_name_holds_from_the_next_start() {
+    let folder = Folder::new();
+    let other = folder.path().join("other");
+    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&other).status().unwrap();
+    assert!(made.success());
+    // A shim, as pyenv's: it answers by a file.
+    let choice = folder.path().join("choice");
+    fs::write(&choice, python()).unwrap();
+    let shim = folder.script("shim", &format!("#!/bin/sh\nexec \"$(cat '{}')\" \"$@\"\n", choice.display()));
+    let start = || Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &shim));
+    let mut server = start();
+    let first = environments_when_made(&mut server);
+    drop(server);
+    fs::write(&choice, other.join("bin/python").to_str().unwrap()).unwrap();
+    let mut server = start();
+    let began = Instant::now();
+    let note = loop {
+        let text = server.ok("import sys; sys.prefix");
+        if text.contains("[mcp-py") || began.elapsed() > DEADLINE {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert!(note.starts_with("[mcp-py: python3 is now "), "{note}");
+    assert!(note.contains("the builtin runs on it from its next start]\n"), "{note}");
+    assert!(note.ends_with(&format!("'{}'", first.display())), "{note}");
+    drop(server);
+    let mut server = start();
+    let now = server.ok("import sys; sys.prefix");
+    assert!(now.contains("/env-") && !now.contains(first.to_str().unwrap()), "{now}");
+    assert_eq!(environments(&folder).len(), 2);
+}
+
+#[test]
+fn where_no_environment_can_be_made_the_builtin_runs_on_the_base_and_says_so_once() {
+    let folder = Folder::new();
+    let home = folder.path().join("no-home");
+    fs::write(&home, "a file").unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("HOME", &home));
+    let first = server.ok("1 + 1");
+    assert!(first.starts_with("[mcp-py: missing packages can't be installed: ") && first.ends_with("]\n2"), "{first}");
+    check(&mut server, "1 + 1", "2");
+    failure(&mut server, "import os; os._exit(1)");
+    check(&mut server, "import sys; sys.executable", &format!("'{}'", python()));
+    let text = failure(&mut server, "import zz_demo");
+    has(&mut server, &text, &["[mcp-py: zz_demo is not installed; to install it: uv pip install --python "]);
+    assert!(asked(&server).is_empty());
+}
+
+#[test]
+fn initialize_waits_for_no_environment() {
+    let folder = Folder::new();
+    let slow = folder.script("slow", &format!("#!/bin/sh\nsleep 2\nexec '{}' \"$@\"\n", python()));
+    let mut server = Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &slow));
+    let began = Instant::now();
+    server.initialize();
+    server.request("ping", json!({}));
+    assert!(began.elapsed().as_millis() < 1_500, "{:?}", began.elapsed());
+    assert_eq!(server.ok("1 + 1"), "2");
+    assert!(Path::new(&state_of(&folder)).is_dir());
+}
