@@ -1,0 +1,333 @@
+"""Random input, seeded and bounded, on three ways in: lines on stdin, bytes on the socket, frames of a lying worker.
+
+    python3 fuzz.py SERVER [--seed N] [--lines N] [--requests N] [--frames N]
+
+The seed is printed; the same seed gives the same input. After each batch the server must answer a good request, every
+line of its stdout must be a JSON-RPC message, every answer on the socket a whole HTTP response; at the end memory, threads
+and descriptors are what they were. More is one number away: --lines 5000000.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+DEADLINE = 60.0  # seconds for any answer, on a loaded machine
+RSS_KIB_MAX = 20 << 10
+BATCH = 500
+STATUSES = {200, 400, 404, 405, 408, 411, 413, 417, 431, 501, 503}
+passed = 0
+
+
+def fail(what, came=None):
+    sys.exit("FAILED: %s\n%s" % (what, "" if came is None else repr(came)[:4000]))
+
+
+class Server:
+    def __init__(self, binary, **env):
+        self.folder = tempfile.mkdtemp(prefix="mcp-py-fuzz-")
+        env = {"PATH": os.environ["PATH"], "HOME": self.folder, "TMPDIR": self.folder, "MCP_PY_PYTHON": sys.executable,
+               "MCP_PY_TIMEOUT": "5", "MCP_PY_AUTO_INSTALL": "off", **env}
+        self.process = subprocess.Popen([binary, "server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, env=env, cwd=self.folder)
+        self.answers, self.arrived, self.last, self.trouble = {}, threading.Condition(), 0, None
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.process.stdout:
+            try:
+                message = json.loads(line)
+                good = message.get("jsonrpc") == "2.0" and (
+                    ("method" in message and set(message) <= {"jsonrpc", "method", "params"})
+                    or (("result" in message) != ("error" in message) and set(message) <= {"jsonrpc", "id", "result", "error"}))
+            except ValueError:
+                message, good = {}, False
+            with self.arrived:
+                self.trouble = self.trouble or (None if good else line)
+                if isinstance(message.get("id"), str):
+                    self.answers[message["id"]] = message
+                self.arrived.notify_all()
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def request(self, method, params=None, seconds=DEADLINE):
+        self.last += 1
+        name = "good-%d" % self.last
+        message = {"jsonrpc": "2.0", "id": name, "method": method}
+        self.send((json.dumps(dict(message, params=params) if params else message) + "\n").encode())
+        with self.arrived:
+            if not self.arrived.wait_for(lambda: name in self.answers or self.trouble, seconds):
+                fail("%s is not answered within %g s" % (method, seconds), params)
+            if self.trouble:
+                fail("not a JSON-RPC message", self.trouble)
+            answer = self.answers.pop(name)
+            self.answers.clear()  # of the random ones
+            return answer
+
+    def call(self, tool, **arguments):
+        return self.request("tools/call", {"name": tool, "arguments": arguments})["result"]
+
+    def facts(self):
+        place = "/proc/%d" % self.process.pid
+        status = dict(line.split(":", 1) for line in open(place + "/status").read().splitlines())
+        return int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir(place + "/fd"))
+
+    def at_rest(self, before):
+        end = time.monotonic() + DEADLINE
+        while True:
+            rss, threads, descriptors = self.facts()
+            if rss < RSS_KIB_MAX and threads <= before[1] and descriptors <= before[2]:
+                return rss
+            if time.monotonic() > end:
+                fail("it does not come to rest: KiB, threads, descriptors", ((rss, threads, descriptors), before))
+            time.sleep(0.05)
+
+    def end(self):
+        self.process.stdin.close()
+        if self.process.wait(10) != 0:
+            fail("its exit code", self.process.returncode)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# -- what is random ---------------------------------------------------------------------------------------------------
+
+ODD = [b"\x00", b"\xff\xfe", b"\r", b"\n", b"\r\n\r\n", b'"', b"\\", b"\\ud800", b"{", b"}", b"[" * 200, b"]" * 200, b"{\"a\":" * 130,
+       b"9" * 400, b"-", b"1e999", b"\xc3", b"\xed\xa0\x80", b"null", b"true", b"\t", b" " * 300, b":", b",", b"%s%n", b"A" * 5000]
+VALUES = [None, True, 0, -1, 1.5, 1e300, 2**64, "", "x", "\ud800", [], {}, [[]], {"a": {}}, "A" * 3000, ["1"] * 50]
+
+
+def mutated(rng, data):
+    data = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 2, 5))):
+        at = rng.randrange(len(data) + 1)
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[at:at] = rng.choice(ODD)
+        elif kind == 1 and data:
+            data[at % len(data)] = rng.randrange(256)
+        elif kind == 2:
+            del data[at : at + rng.choice((1, 3, 20, 400))]
+        elif kind == 3:
+            other = rng.randrange(len(data) + 1)
+            data[at:at] = data[other : other + rng.choice((1, 8, 60))]
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def message(rng):
+    """A JSON-RPC message, good or nearly."""
+    codes = ["1", "x = 1", "print('a' * 100)", "1/0", "x", "raise SystemExit(2)", "é", "def f(:", "", "await 1"]
+    arguments = {"code": rng.choice(codes), "timeout": rng.choice([1, 0.5, None]), "interpreter": rng.choice(["builtin", "no", None])}
+    given = {name: value for name, value in arguments.items() if rng.random() < 0.7}
+    if rng.random() < 0.3:
+        given[rng.choice(["code", "name", "timeout", "other"])] = rng.choice(VALUES)
+    tool = rng.choice(["execute", "execute", "list_vars", "reset", "no_such_tool", "stop_interpreter", 5])
+    params = rng.choice([None, {}, {"name": tool, "arguments": given}, {"name": tool, "arguments": rng.choice(VALUES)},
+                         {"requestId": rng.randrange(50)}, rng.choice(VALUES)])
+    meta = {"io.modelcontextprotocol/protocolVersion": rng.choice(["2026-07-28", "2025-11-25", "1", 5]),
+            "io.modelcontextprotocol/clientCapabilities": rng.choice([{}, None, 1]),
+            "io.modelcontextprotocol/clientInfo": rng.choice([{"name": "f", "version": "1"}, None])}
+    if isinstance(params, dict) and rng.random() < 0.3:
+        params["_meta"] = {key: value for key, value in meta.items() if rng.random() < 0.8}
+    method = rng.choice(["tools/call"] * 6 + ["ping", "tools/list", "initialize", "server/discover", "notifications/cancelled",
+                        "notifications/initialized", "logging/setLevel", "subscriptions/listen", "", 5, None])
+    whole = {"jsonrpc": rng.choice(["2.0"] * 9 + ["1.0"]), "id": rng.choice([rng.randrange(50), "s%d" % rng.randrange(50), None, 1.5, []]),
+             "method": method, "params": params}
+    left = {key: value for key, value in whole.items() if rng.random() < 0.95}
+    return json.dumps(left).encode("utf-8", "surrogatepass")
+
+
+def http_request(rng):
+    body = json.dumps(rng.choice([{"code": "1"}, {"code": "print(2)", "stream": True}, {"code": 5}, {}, {"interpreter": "no", "code": "1"},
+                                  {"code": "1", "timeout": rng.choice(VALUES[:9])}, rng.choice(VALUES)])).encode()
+    target = rng.choice(["/execute"] * 4 + ["/health", "/interrupt", "/tools/list_vars", "/tools/execute", "/tools/no", "/", "*",
+                        "http://localhost/health?x=1", "/execute?a=b", "/%00"])
+    lines = ["%s %s HTTP/%s" % (rng.choice(["POST"] * 5 + ["GET", "HEAD", "PUT", "BREW"]), target, rng.choice(["1.1"] * 5 + ["1.0", "2", ""]))]
+    lines += ["Host: localhost"] * rng.choice((1, 1, 1, 1, 0, 2))
+    lines += ["Content-Length: %s" % rng.choice([len(body)] * 6 + [0, 5, len(body) + 9, "+1", "-1", "9" * 30, "1, 1", 20 << 20])] * rng.choice((1, 1, 1, 0, 2))
+    lines += rng.choice([[]] * 8 + [["Transfer-Encoding: chunked"], ["Transfer-Encoding: gzip"], ["Expect: 100-continue"], ["Expect: tea"],
+                         ["X: " + "y" * 17000], ["A : b"], [" folded"], ["Connection: keep-alive"], ["N:\x00"]])
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+# -- the three targets ------------------------------------------------------------------------------------------------
+
+def stdin_lines(binary, rng, count):
+    server = Server(binary)
+    server.call("execute", code="1")
+    before = server.facts()
+    for start in range(0, count, BATCH):
+        lines = [mutated(rng, message(rng)) for _ in range(min(BATCH, count - start))]
+        if start == 0:
+            lines.append(b"[" * (17 << 20))  # one over the limit
+        for line in lines:
+            server.send(line + b"\n")
+        if server.request("ping").get("result") != {}:
+            fail("ping", server.answers)
+    result = server.call("execute", code="6 * 7", timeout=DEADLINE)
+    if not result["content"][0]["text"].endswith("42"):
+        fail("the last good cell", result)
+    server.request("tools/call", {"name": "get_session_info", "arguments": {}})
+    rss = server.at_rest((0, before[1] + 1, before[2] + 6))
+    server.end()
+    return rss
+
+
+def answer_of(path, data, rng, pieces=1, half_close=True):
+    """What comes for these bytes: None where nothing does."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(DEADLINE)
+    peer.connect(path)
+    came = b""
+    try:
+        step = max(1, len(data) // pieces)
+        for at in range(0, len(data), step):
+            peer.sendall(data[at : at + step])
+        if half_close:
+            peer.shutdown(socket.SHUT_WR)
+        while True:
+            more = peer.recv(1 << 16)
+            if not more:
+                break
+            came += more
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it was refused before it was read
+    except socket.timeout:
+        fail("no answer", data)
+    peer.close()
+    return came
+
+
+def check_response(data, came):
+    if not came:
+        return
+    came = came.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"", 1)
+    if not came:
+        return
+    head, end, body = came.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if not end or words[0] != b"HTTP/1.1" or int(words[1]) not in STATUSES:
+        fail("not a response", (data, came))
+    length = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    if length and body and len(body) != int(length[0].split(b":")[1]):
+        fail("a response of another length", (data, came))
+
+
+def socket_bytes(binary, rng, count):
+    server = Server(binary)
+    server.call("execute", code="1")
+    path = server.call("get_session_info")["structuredContent"]["socket_path"]
+    before = server.facts()
+    good = b'POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 17\r\n\r\n{"code": "6 * 7"}'
+    whole = [good[:at] for at in range(len(good))]  # every prefix
+    for number in range(count):
+        data = whole[number] if number < len(whole) else mutated(rng, http_request(rng))
+        if rng.random() < 0.05:
+            data += mutated(rng, http_request(rng))  # pipelined: ignored
+        if number % 10 == 9:  # one that goes away at once, its answer unread
+            peer = socket.socket(socket.AF_UNIX)
+            peer.connect(path)
+            try:
+                peer.sendall(data)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            peer.close()
+            continue
+        check_response(data, answer_of(path, data, rng, rng.choice((1, 1, 1, 2, 7))))
+        if number % BATCH == 0:
+            came = answer_of(path, good, rng, half_close=False)
+            if b'"result":"42"' not in came:
+                fail("the next good request", came)
+    if b'"result":"42"' not in answer_of(path, good, rng):
+        fail("the last good request")
+    rss = server.at_rest((0, before[1] + 1, before[2] + 2))
+    server.end()
+    return rss
+
+
+LIAR = r'''#!%s
+import os, random, socket, sys, time
+rng = random.Random(int(os.environ["LIAR_SEED"]) + os.getpid() * 0 + int(open(os.environ["LIAR_COUNT"]).read()))
+control = socket.socket(fileno=0)
+control.settimeout(20)
+size = int(sys.argv[2].split(".read(")[1].split(")")[0])
+while size > 0:
+    size -= len(control.recv(min(size, 65536)))
+frames = [b'{"op": "ready", "version": "3"}', b'{"op": "ready"}', b'{"op": "done", "result": "1", "error": null, "exit": 0, "notes": []}',
+    b'{"op": "done"}', b'{"op": "part", "text": "abc"}', b'{"op": "image", "data": "iVBORw0KGgo=", "more": false}',
+    b'{"op": "image", "data": 5, "more": true}', b'{"op": "install", "number": 1, "name": "zz"}', b'{"op": "install", "number": [], "name": "--x"}',
+    b'{"op": "done", "result": 5, "error": [], "exit": 1e99, "notes": [1, "n"], "missing": "zz"}', b'{}', b'[]', b'5', b'not json', b'\xff\xff',
+    b'{"op": "done", "result": "' + b"a" * 300000 + b'", "error": null, "exit": 0, "notes": []}', b'{"op": 5}', b'{"op": "part", "text": null}']
+def say(frame):
+    frame = bytearray(frame)
+    if rng.random() < 0.2 and frame:
+        frame[rng.randrange(len(frame))] = rng.randrange(256)
+    control.sendall(frame + (b"\n" if rng.random() < 0.95 else b""))
+if rng.random() < 0.9:
+    control.sendall(frames[0] + b"\n")
+while True:
+    if rng.random() < 0.3:
+        os.write(rng.choice((1, 2)), b"printed\n" * rng.randrange(1, 2000))
+    if control.recv(1 << 16) == b"":
+        break
+    for _ in range(rng.randrange(1, 6)):
+        say(rng.choice(frames))
+    if rng.random() < 0.1:
+        os._exit(rng.randrange(4))
+'''
+
+
+def lying_worker(binary, rng, count):
+    seed = str(rng.randrange(1 << 30))
+    server = Server(binary, MCP_PY_START_TIMEOUT="1", LIAR_SEED=seed)
+    liar, counter = os.path.join(server.folder, "liar"), os.path.join(server.folder, "count")
+    with open(liar, "w") as file:
+        file.write(LIAR % sys.executable)
+    os.chmod(liar, stat.S_IRWXU)
+    server.call("execute", code="1")
+    before = server.facts()
+    config = {"name": "liar", "python_path": liar, "env": {"LIAR_SEED": seed, "LIAR_COUNT": counter}}
+    for number in range(count // 3):  # three frames a call, on average
+        with open(counter, "w") as file:
+            file.write(str(number))
+        server.call("add_interpreter", **config)
+        result = server.call("execute", code="1", interpreter="liar", timeout=1)
+        if not result["content"] or result["content"][0]["type"] != "text":
+            fail("no text", result)
+        if number % 50 == 0 and server.call("execute", code="6 * 7")["content"][0]["text"] != "42":
+            fail("another interpreter was disturbed")
+    server.call("stop_interpreter", name="liar")
+    rss = server.at_rest((0, before[1] + 1, before[2] + 6))
+    server.end()
+    return rss
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("server")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    parser.add_argument("--lines", type=int, default=100_000)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--frames", type=int, default=2_000)
+    given = parser.parse_args()
+    print("seed %d" % given.seed, flush=True)
+    targets = [("lines on stdin", stdin_lines, given.lines), ("requests on the socket", socket_bytes, given.requests),
+               ("frames of a lying worker", lying_worker, given.frames)]
+    for name, target, count in targets:
+        began = time.monotonic()
+        rss = target(os.path.abspath(given.server), random.Random("%d %s" % (given.seed, name)), count)
+        print("  ok: %d %s, %.0f s, %.1f MB at rest" % (count, name, time.monotonic() - began, rss / 1024), flush=True)
+    print("%d fuzz checks passed" % len(targets))
+
+
+main()
