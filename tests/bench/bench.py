@@ -7,6 +7,8 @@ Standard library only, Python 3.8 and newer, Linux. Exit 1 only with --strict, w
 import argparse
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -121,8 +123,8 @@ class Process:
 class Server(Process):
     """The subject."""
 
-    def __init__(self):
-        super().__init__([OPTIONS.server, "server"], SERVER_ENV)
+    def __init__(self, command=None):
+        super().__init__(command or [OPTIONS.server, "server"], SERVER_ENV)
         ALIVE.add(self)
         self.id = 0
 
@@ -199,7 +201,7 @@ def quick(whole, short):
 def row(what, value, unit, n, tail=None, floor=None, floor_name="", target="", met=None):
     """Takes a row in, in seconds or bytes; `met` is None where there is no target."""
     ROWS.append({
-        "what": what, "median": value, "p99": tail, "unit": "bytes" if unit == "MB" else "s", "shown_in": unit, "n": n,
+        "what": what, "median": value, "p99": tail, "unit": {"MB": "bytes", "ins": "instructions"}.get(unit, "s"), "shown_in": unit, "n": n,
         "floor": floor, "floor_name": floor_name, "ratio": value / floor if floor else None, "target": target, "met": met,
     })
     print(".", end="", file=sys.stderr, flush=True)
@@ -471,6 +473,52 @@ def sixty_four():
     row("  server memory, peak", peak, "MB", n, target="≤ 10 MB", met=peak <= 10 * MB)
 
 
+def instructions():
+    """User instructions of the server alone, by callgrind: they don't wander as time does."""
+    valgrind, calls = shutil.which("valgrind"), quick(2000, 400)
+    if valgrind is None:
+        print("\nnot counted: instructions, there is no valgrind", file=sys.stderr)
+        return
+
+    def counted(cells):
+        errors = os.path.join(SERVER_ENV["TMPDIR"], "callgrind")
+        server = Server([valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-file=" + errors, OPTIONS.server, "server"])
+        server.initialize()
+        for number in range(cells):
+            assert b'"2"' in server.ask(CELL % number)
+        server.close()
+        with open(errors) as file:
+            return int(re.search(r"Collected : (\d+)", file.read()).group(1))
+
+    few = 100
+    each = (counted(few + calls) - counted(few)) / calls
+    row("instructions of a warm execute", each, "ins", calls, target="≤ 200,000", met=each <= 200_000)
+
+
+def peers():
+    """What other stdio MCP servers take for the same: those given as --peer NAME=COMMAND."""
+    for name, _, command in (peer.partition("=") for peer in OPTIONS.peer):
+        starts, calls = [], []
+        for _ in range(quick(10, 3)):
+            begin = time.perf_counter()
+            server = Server(shlex.split(command))
+            server.initialize()
+            starts.append(time.perf_counter() - begin)
+            tools = json.loads(server.ask(b'{"jsonrpc":"2.0","id":"t","method":"tools/list"}\n'))["result"]["tools"]
+            words = ("code", "python_code", "source", "cell")
+            found = [(tool["name"], word) for tool in tools for word in words if word in tool["inputSchema"].get("properties", {})]
+            if found:
+                tool, word = found[0]
+                server.call(tool, **{word: "1+1"})
+                calls += [timed(lambda: server.call(tool, **{word: "1+1"})) for _ in range(quick(100, 20))]
+            used = server.memory()[0]
+            server.close()
+        row("%s: spawn → initialize answered" % name, middle(starts), "ms", len(starts))
+        if calls:
+            row("%s: a warm 1+1" % name, middle(calls), "ms", len(calls), p99(calls))
+        row("%s: memory" % name, used, "MB", 1)
+
+
 # -- the table
 
 
@@ -479,6 +527,8 @@ def shown(value, unit):
         return ""
     if unit == "MB":
         return "%.1f MB" % (value / MB)
+    if unit == "ins":
+        return "{:,.0f}".format(value)
     if unit == "s":
         return "%.2f s" % value
     return "%.3f ms" % (value * 1e3) if value < 0.001 else "%.1f ms" % (value * 1e3)
@@ -511,6 +561,7 @@ def main():
     parser.add_argument("--server", default=default, metavar="PATH", help="default: target/release/mcp-py")
     parser.add_argument("--json", metavar="FILE", help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and fewer lines and cells")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another stdio MCP server, beside ours")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
     OPTIONS = parser.parse_args()
     OPTIONS.server = os.path.abspath(OPTIONS.server)
@@ -524,7 +575,7 @@ def main():
     begin = time.perf_counter()
     try:
         for rows in (start_and_stop, warm_calls, client_calls, memory, big_writes, many_lines, in_parallel, fifty,
-                     sixty_four):
+                     sixty_four, instructions, peers):
             signal.alarm(ROW_SECONDS_MAX)
             rows()
         signal.alarm(0)

@@ -149,6 +149,18 @@ fn the_client_session_of_the_readme_prints_what_one_expects() {
     assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("0\n1\n2\n10\n6\nn, x\n", ""));
 }
 
+#[test]
+fn where_no_environment_can_be_made_install_ends_with_an_answer_all_the_same() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    let home = folder.path().join("a-file");
+    fs::write(&home, "").unwrap();
+    let mut command = Command::new(binary());
+    command.args(["install", "--dir"]).arg(&dir).env_clear().env("HOME", &home).env("TMPDIR", folder.tmp());
+    let output = command.env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", python()).output().unwrap();
+    assert!(text(&output.stdout).contains("x = 1 + 1 by MCP, then x by the client: 2"), "{output:?}");
+}
+
 // ---- doctor --------------------------------------------------------------------------------------------------------
 
 /// What doctor says of each fact: whether it is good, and the rest of the line.
