@@ -3332,7 +3332,8 @@ fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
     ask(("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we})))?;
     let by_mcp = ask(call("execute", json!({"code": "x = 1 + 1; x"})))?;
     let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
-    ensure(by_mcp.lines().last() == Some("2"), || format!("1 + 1 is not 2: {by_mcp}"))?; // there may be a note before it
+    // There may be a note before it.
+    ensure(by_mcp.lines().last() == Some("2"), || format!("1 + 1 is not 2: {by_mcp}"))?;
     let info = ask(call("get_session_info", json!({})))?;
     let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default().to_owned();
     let output = Command::new(client).args(["--socket", &socket, "-c", "x"]).output().map_err(failed)?;
