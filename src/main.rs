@@ -165,28 +165,24 @@ fn main() -> ExitCode {
         None => drop(words.drain(..words.len().min(1))),
     }
     let plain: Vec<_> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
-    let (mut to, text, code): (Box<dyn Write>, _, u8) = match plain[..] {
+    let (out, err, code) = match plain[..] {
         ["server"] => serve(),
-        ["client", "--help"] => (Box::new(io::stdout()), CLIENT_USAGE.to_owned(), 0),
-        ["--version"] | ["server" | "client", "--version"] => {
-            (Box::new(io::stdout()), format!("mcp-py {VERSION}\n"), 0)
-        }
-        ["--help"] | ["server", "--help"] => (Box::new(io::stdout()), USAGE.to_owned(), 0),
+        ["client", "--help"] => (CLIENT_USAGE.to_owned(), String::new(), 0),
+        ["--version"] | ["server" | "client", "--version"] => (format!("mcp-py {VERSION}\n"), String::new(), 0),
+        ["--help"] | ["server", "--help"] => (USAGE.to_owned(), String::new(), 0),
         ["client", ..] => return client(&words[1..]).into(),
-        ["install"] | ["install", "--dir", _] => {
-            let dir = words.get(2).map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
-            match dir.ok_or("there is no home directory: give --dir".into()).and_then(|dir| install(&dir)) {
-                Ok(text) => (Box::new(io::stdout()), text, 0),
-                Err(why) => (Box::new(io::stderr()), format!("mcp-py install: {why}\n"), 1),
-            }
-        }
+        ["install"] | ["install", "--dir", _] => match install(words.get(2)) {
+            Ok(text) => (text, String::new(), 0),
+            Err(why) => (String::new(), format!("mcp-py install: {why}\n"), 1),
+        },
         ["doctor"] => {
             let (text, good) = doctor();
-            (Box::new(io::stdout()), text, u8::from(!good))
+            (text, String::new(), u8::from(!good))
         }
-        _ => (Box::new(io::stderr()), USAGE.to_owned(), 2),
+        _ => (String::new(), USAGE.to_owned(), 2),
     };
-    ExitCode::from(to.write_all(text.as_bytes()).map_or(1, |()| code))
+    let written = io::stdout().write_all(out.as_bytes()).and_then(|()| io::stderr().write_all(err.as_bytes()));
+    ExitCode::from(written.map_or(1, |()| code))
 }
 
 /// A line to people, on stderr (I1). One that nobody reads must not hold us up (I2): what it does not take is dropped.
@@ -351,10 +347,8 @@ impl Server {
             if ours[0].revents != 0 {
                 let mut bytes = [0; 64]; // each wakes; the loop takes the events, and what is not zero is a signal
                 let count = (&wake).read(&mut bytes).unwrap_or(0);
-                bytes[..count]
-                    .iter()
-                    .filter(|byte| **byte != 0)
-                    .for_each(|byte| self.leave(128 + i32::from(*byte), SIGNAL_GRACE));
+                let signals = bytes[..count].iter().filter(|byte| **byte != 0);
+                signals.for_each(|signal| self.leave(128 + i32::from(*signal), SIGNAL_GRACE));
                 events.try_iter().for_each(|event| event(self));
             }
         }
@@ -856,11 +850,10 @@ fn tool_list() -> Vec<Value> {
     let mut list: Vec<_> = tools().iter().map(|tool| tool.shown.clone()).collect();
     if HOST.is_claude {
         let own = env::current_exe().unwrap_or_default();
-        let name =
-            find_on_path("mcp-py-client").map_or(format!("{} client", own.display()), |_| "mcp-py-client".into());
-        let hint = format!(
-            " Code of several lines is easier to approve as `{name} <<'PY' … PY` in the shell: the same Python."
-        );
+        let name = find_on_path("mcp-py-client").map(|_| "mcp-py-client".into());
+        let name = name.unwrap_or_else(|| format!("{} client", own.display()));
+        let hint =
+            format!(" Code of several lines reads better as `{name} <<'PY' … PY` in the shell: the same Python.");
         list[0]["description"] = json!(list[0]["description"].as_str().unwrap_or_default().to_owned() + &hint);
     }
     list
@@ -1194,13 +1187,10 @@ impl Server {
             Some((source, config)) if same(&config) => (source, config),
             Some((source, config)) if running || (source == Source::Saved && !save) => {
                 let path = text(&config, "python_path").unwrap_or_default();
-                let ways = [
-                    "is saved",
-                    "give that path, pass save=true to replace it",
-                    "runs",
-                    "stop it first with stop_interpreter",
-                ];
-                let [is, way] = if running { [ways[2], ways[3]] } else { [ways[0], ways[1]] };
+                let [is, way] = match running {
+                    true => ["runs", "stop it first with stop_interpreter"],
+                    false => ["is saved", "give that path, pass save=true to replace it"],
+                };
                 return Err(format!("{name:?} {is} with {path}: {way}, or choose another name"));
             }
             _ => (Source::Transient, Object::new()),
@@ -1491,8 +1481,12 @@ impl Interpreter {
                 }
             }
             Some("install") => {
+                let name = text("name").unwrap_or_default();
+                if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                    return false; // an installer may take it for an option
+                }
                 self.read_what_is_there(usize::MAX, desk);
-                self.install(frame["number"].clone(), text("name").unwrap_or_default(), desk);
+                self.install(frame["number"].clone(), name, desk);
             }
             Some("done") => return self.cell_ended(text("result"), text("error"), frame, desk),
             _ => return false,
@@ -2193,6 +2187,30 @@ fn installs() -> bool {
     env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|value| value != "off")
 }
 
+/// What installs a package: uv, else the pip that the environment sees.
+fn installer(uv: Option<&Path>, env: &Path, package: &str) -> Command {
+    let python = env.join("bin/python");
+    let mut command = uv.map_or_else(|| isolated(&python, None), Command::new);
+    match uv {
+        Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
+        None => command.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+    };
+    // What would install elsewhere is not for us; without a network nobody waits long for that to show.
+    for elsewhere in ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
+        command.env_remove(elsewhere);
+    }
+    let unless_set = [
+        ("UV_HTTP_TIMEOUT", "5"),
+        ("UV_HTTP_RETRIES", "0"),
+        ("PIP_DEFAULT_TIMEOUT", "5"),
+        ("PIP_RETRIES", "1"), // with none, pip does not say that there was no network
+        ("RES_OPTIONS", "timeout:2 attempts:1"),
+    ];
+    command.envs(unless_set.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
+    command.env("PIP_USER", "0").arg(package);
+    command
+}
+
 /// Installs a package into the environment; returns its name and version. Another server's install is waited for.
 fn install_package(env: &Path, package: &str, leash: &Mutex<Leashed>) -> Result<String, String> {
     let end = Instant::now() + INSTALL_LIMIT;
@@ -2200,38 +2218,16 @@ fn install_package(env: &Path, package: &str, leash: &Mutex<Leashed>) -> Result<
     let set = |name: &str| env::var_os(name).is_some();
     let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
     let for_uv = env::vars_os().any(|(name, _)| name.as_bytes().starts_with(b"UV_"));
-    let python = env.join("bin/python");
-    let command = |uv: Option<PathBuf>| {
-        let mut command = uv.as_ref().map_or_else(|| isolated(&python, None), Command::new);
-        match uv {
-            Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
-            None => command.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
-        };
-        // What would install elsewhere is not for us; without a network nobody waits long for that to show.
-        for elsewhere in ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
-            command.env_remove(elsewhere);
-        }
-        let unless_set = [
-            ("UV_HTTP_TIMEOUT", "5"),
-            ("UV_HTTP_RETRIES", "0"),
-            ("PIP_DEFAULT_TIMEOUT", "5"),
-            ("PIP_RETRIES", "1"), // with none, pip does not say that there was no network
-            ("RES_OPTIONS", "timeout:2 attempts:1"),
-        ];
-        command.envs(unless_set.into_iter().filter(|(name, _)| !set(name))).env("PIP_USER", "0").arg(package);
-        command
-    };
     let left = || end.saturating_duration_since(Instant::now());
     // Settings that only pip knows are for pip, if there is one.
-    let mut uv = find_on_path("uv");
+    let uv = find_on_path("uv");
     let (mut done, mut text) = (false, b"No module named pip".to_vec());
     if uv.is_none() || (for_pip && !for_uv) {
-        (done, text) = run(command(None), left(), leash)?;
+        (done, text) = run(installer(None, env, package), left(), leash)?;
     }
     if !done && (text.ends_with(b"No module named pip") || text.ends_with(b"No module named pip\n")) {
-        let uv =
-            uv.take().ok_or("there is neither uv nor pip: install one of them, say from https://docs.astral.sh/uv")?;
-        (done, text) = run(command(Some(uv)), left(), leash)?;
+        let uv = uv.as_deref().ok_or("there is neither uv nor pip: install one of them")?;
+        (done, text) = run(installer(Some(uv), env, package), left(), leash)?;
     }
     let all = String::from_utf8_lossy(&text);
     let lead = if OFFLINE.split('|').any(|sign| all.contains(sign)) { NO_NETWORK } else { "" };
@@ -2422,15 +2418,10 @@ fn version_in_venv(python: &Path) -> Option<String> {
 
 /// Environments in the project and in our environment, by name; nothing is run for it.
 fn discovered() -> BTreeMap<String, Object> {
-    let project = &PROJECT.dir;
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let (in_project, out) = (|name| Some(project.join(name)), variable);
-    let places = [
-        (".venv", in_project(".venv")),
-        ("venv", in_project("venv")),
-        ("virtualenv", out("VIRTUAL_ENV")),
-        ("conda", out("CONDA_PREFIX")),
-    ];
+    let in_project = |name| (name, Some(PROJECT.dir.join(name)));
+    let out = |name, of| (name, env::var_os(of).filter(|value| !value.is_empty()).map(PathBuf::from));
+    let places =
+        [in_project(".venv"), in_project("venv"), out("virtualenv", "VIRTUAL_ENV"), out("conda", "CONDA_PREFIX")];
     let python = |(name, dir): (&str, Option<PathBuf>)| {
         let path = dir?.join("bin/python");
         let config = Object::from_iter([("python_path".to_owned(), json!(path.to_str()?))]);
@@ -2640,9 +2631,8 @@ impl Server {
         }
         let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
         let (phase, until, out) = (Phase::Reading, Instant::now() + REQUEST_LIMIT, Outbox::default());
-        self.desk
-            .peers
-            .insert(id, Peer { stream, input: Vec::new(), out, phase, until, without_body: false, call: None });
+        let peer = Peer { stream, input: Vec::new(), out, phase, until, without_body: false, call: None };
+        self.desk.peers.insert(id, peer);
         if full {
             self.desk.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
         }
@@ -2712,8 +2702,7 @@ impl Server {
                 self.desk.respond(id, &json!({ "interrupted": interrupted }));
                 return Ok(());
             }
-            let stream_to = || To::Stream(id, Stream::new(full, !head.old));
-            to = if stream { stream_to() } else { To::Execute(id) };
+            to = if stream { To::Stream(id, Stream::new(full, !head.old)) } else { To::Execute(id) };
         }
         let key = self.desk.open_call(to, None);
         self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
@@ -3115,8 +3104,7 @@ fn run_order(order: Order) -> Result<i32, Failed> {
     let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
     let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
     ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
-    let (mut printer, failed) =
-        (Printer { fresh: [true; 2] }, |error| format!("the answer could not be printed: {error}"));
+    let (mut printer, failed) = (Printer { fresh: [true; 2] }, |error| format!("it could not be printed: {error}"));
     let answer = request(&stream, "POST", path, &Value::Object(given), |event| printer.event(event).map_err(failed))?;
     Ok(printer.last(&answer).map_err(failed)?)
 }
@@ -3182,13 +3170,11 @@ fn request(
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
     while let Some(Ok(event)) = lines.next().map(|line| serde_json::from_str::<Value>(&line)) {
-        match (
-            event["detail"].as_str(),
-            ["stdout", "stderr", "note", "image"].iter().any(|kind| event[kind].is_string()),
-        ) {
-            (Some(why), _) => return Err(why.to_owned()),
-            (None, true) => take(&event)?,
-            (None, false) => return Ok(event),
+        let goes_on = ["stdout", "stderr", "note", "image"].iter().any(|kind| event[kind].is_string());
+        match event["detail"].as_str() {
+            Some(why) => return Err(why.to_owned()),
+            None if goes_on => take(&event)?,
+            None => return Ok(event),
         }
     }
     Err("the server ended before the answer was complete".into())
@@ -3264,7 +3250,9 @@ fn find_session() -> Result<(UnixStream, i32), String> {
 // ── 12. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
 
 /// Copies this program to a folder, makes its two names there, and tries both doors. Safe while an old one runs.
-fn install(dir: &Path) -> Result<String, String> {
+fn install(dir: Option<&OsString>) -> Result<String, String> {
+    let dir = dir.map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
+    let dir = &dir.ok_or("there is no home directory: give --dir")?;
     let at = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     DirBuilder::new().recursive(true).create(dir).map_err(|error| at(dir, error))?;
     let dir = &fs::canonicalize(dir).map_err(|error| at(dir, error))?;
@@ -3293,12 +3281,9 @@ fn install(dir: &Path) -> Result<String, String> {
         std::os::unix::fs::symlink("mcp-py", link).map_err(|error| at(link, error))?;
     }
     let answer = try_both_doors(&links).map_err(|why| format!("{} is installed, but {why}", program.display()))?;
-    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == *dir));
-    let path = if on_path {
-        String::new()
-    } else {
-        format!("\n{0} is not on PATH: export PATH=\"{0}:$PATH\"\n", dir.display())
-    };
+    let off_path = env::var_os("PATH").is_none_or(|path| env::split_paths(&path).all(|one| one != *dir));
+    let hint = || format!("\n{0} is not on PATH: export PATH=\"{0}:$PATH\"\n", dir.display());
+    let path = off_path.then(hint).unwrap_or_default();
     Ok(format!(
         "\
 installed {} {VERSION}, and beside it mcp-py-server and mcp-py-client
@@ -3344,79 +3329,76 @@ fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
     Ok(out.trim().to_owned())
 }
 
+/// What is found, or what is wrong and what to do.
+type Fact = (&'static str, Result<String, String>);
+
 /// What this machine has of what we need, a line each, and whether all of it is good.
 fn doctor() -> (String, bool) {
-    let shown = |path: &Path| path.display().to_string();
     let own = env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
+    let shown = |path: &Path| path.display().to_string();
     let role = |name: &str| match find_on_path(name) {
         Some(path) if fs::canonicalize(&path).is_ok_and(|path| path == own) => Ok(shown(&path)),
-        Some(path) => {
-            Err(format!("{} is another program: remove it, or put our folder before it on PATH", path.display()))
-        }
+        Some(path) => Err(format!("{} is another program: remove it, or put our folder before it", path.display())),
         None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
     };
-    let base = check_config(&Object::new()).and_then(|base| Ok((probe(&base, None)?, base)));
-    let python = base.clone().and_then(|(facts, base)| {
-        let mut parts = facts.split('\0');
-        let (real, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
-        let number = |part: &str| part.parse().unwrap_or(0);
-        let good = version.split('.').map(number).collect::<Vec<u32>>() >= vec![3, 8];
-        let text = format!("{} is Python {version}, {real}", base.display());
-        good.then(|| text.clone()).ok_or(format!("{text}: name a Python 3.8 or newer in MCP_PY_PYTHON"))
-    });
-    let environment = base.and_then(|(facts, _)| environment_of(&facts)).map(|env| {
-        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
-        env.display().to_string() + state
-    });
-    let pip = || {
-        let mut command = isolated(&python_of(&Object::new()).unwrap_or_default(), None);
-        command.args(["-m", "pip", "--version"]);
-        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default()).unwrap_or_default();
-        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
-        done.then(|| last_lines(&text)).ok_or(none.to_owned())
-    };
-    let program =
-        |name: &str| Ok(find_on_path(name).map_or("missing: /proc is read instead".into(), |path| shown(&path)));
+    let program = |name| Ok(find_on_path(name).map_or("missing: /proc is read instead".into(), |path| shown(&path)));
     let writable = |dir: &Path| {
         let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| File::create_new(&file));
         let _ = fs::remove_file(&file);
         made.map(|_| shown(dir)).map_err(|error| format!("{}: {error}: make it writable", dir.display()))
     };
-    let saved = saved_configs().map(|saved| format!("{} saved interpreters", saved.len()));
     let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
     let host = HOST.pid.map_or("none".into(), |pid| format!("{} ({pid})", HOST.name.as_deref().unwrap_or("?")));
     let session = find_session().map_or("none above this shell".into(), |(_, pid)| format!("server {pid} answers"));
-    let facts = [
+    let mut facts: Vec<Fact> = vec![
         ("version", Ok(format!("{VERSION}, {}", own.display()))),
         ("server", role("mcp-py-server")),
         ("client", role("mcp-py-client")),
-        ("python", python),
-        ("environment", environment),
-        ("configuration", saved_dir().and_then(|dir| writable(&dir))),
-        ("installer", find_on_path("uv").map(|path| shown(&path)).map_or_else(pip, Ok)),
+    ];
+    facts.extend(python_facts());
+    facts.extend([
         ("ps", program("ps")),
         ("lsof", program("lsof")),
-        ("saved", saved),
-        ("output", writable(&env::temp_dir())),
-        ("sockets", writable(Path::new("/tmp"))),
         ("host", Ok(host)),
         ("session", Ok(session)),
-        (
-            "live",
-            Ok(format!(
-                "{} sockets answer{}",
-                live.len(),
-                live.iter().map(|path| format!(" {path}")).collect::<String>()
-            )),
-        ),
+        ("live", Ok(format!("{} sockets answer {}", live.len(), live.join(" ")))),
         ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
-    ];
-    let line = |(fact, found): &(&str, Result<String, String>)| match found {
-        Ok(text) => format!("ok   {fact:<13} {text}\n"),
+        ("saved", saved_configs().map(|saved| format!("{} saved interpreters", saved.len()))),
+        ("configuration", saved_dir().and_then(|dir| writable(&dir))),
+        ("output", writable(&env::temp_dir())),
+        ("sockets", writable(Path::new("/tmp"))),
+    ]);
+    let line = |(fact, found): &Fact| match found {
+        Ok(text) => format!("ok   {fact:<13} {}\n", text.trim_end()),
         Err(why) => format!("BAD  {fact:<13} {why}\n"),
     };
     (facts.iter().map(line).collect(), facts.iter().all(|(_, found)| found.is_ok()))
+}
+
+/// The builtin's Python, its environment, and who installs packages there.
+fn python_facts() -> [Fact; 3] {
+    let base = check_config(&Object::new()).and_then(|base| Ok((probe(&base, None)?, base)));
+    let python = base.clone().and_then(|(facts, base)| {
+        let mut parts = facts.split('\0');
+        let (real, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
+        let numbers: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+        let text = format!("{} is Python {version}, {real}", base.display());
+        ensure(numbers >= vec![3, 8], || format!("{text}: name a Python 3.8 or newer in MCP_PY_PYTHON")).map(|()| text)
+    });
+    let environment = base.clone().and_then(|(facts, _)| environment_of(&facts)).map(|env| {
+        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
+        env.display().to_string() + state
+    });
+    let pip = || {
+        let mut command = isolated(&base.unwrap_or_default().1, None);
+        command.args(["-m", "pip", "--version"]);
+        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default()).unwrap_or_default();
+        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
+        done.then(|| last_lines(&text)).ok_or(none.to_owned())
+    };
+    let installer = find_on_path("uv").map_or_else(pip, |path| Ok(path.display().to_string()));
+    [("python", python), ("environment", environment), ("installer", installer)]
 }
 
 // ── 13. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -3459,9 +3441,8 @@ static PROJECT: LazyLock<Project> = LazyLock::new(|| {
 
 /// Nearest first; never init or the kernel, and no more than a real chain has.
 fn ancestors(of: i32, seen: &BTreeMap<i32, Seen>) -> impl Iterator<Item = (i32, &Seen)> + Clone {
-    let above = |pid: i32| {
-        seen.get(&pid).filter(|one| one.parent > 1).and_then(|one| Some((one.parent, seen.get(&one.parent)?)))
-    };
+    let parent = |pid: i32| seen.get(&pid).map(|one| one.parent).filter(|parent| *parent > 1);
+    let above = move |pid: i32| parent(pid).and_then(|parent| Some((parent, seen.get(&parent)?)));
     std::iter::successors(above(of), move |(pid, _)| above(*pid)).take(64)
 }
 
@@ -3539,9 +3520,8 @@ impl Host {
         let bytes = path.and_then(|path| fs::read(path).ok()).unwrap_or_default();
         let root: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let sessions = root["sessions"].as_array().into_iter().flatten();
-        let ours =
-            sessions.filter(|one| self.is_claude && one["claude_pid"] == json!(self.pid) && one["state"] == "active");
-        let ids: Vec<_> = ours.filter_map(|session| session["session_id"].as_str()).collect();
+        let is_ours = |one: &&Value| self.is_claude && one["claude_pid"] == json!(self.pid) && one["state"] == "active";
+        let ids: Vec<_> = sessions.filter(is_ours).filter_map(|session| session["session_id"].as_str()).collect();
         match ids[..] {
             [id] => Some(id.to_owned()),
             _ => env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty()),

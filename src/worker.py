@@ -79,7 +79,9 @@ FUTURES = __future__.annotations.compiler_flag  # the one that is not in force a
 OURS = without_project.__code__.co_filename  # how frames of this file are known in a traceback
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
-GONE = "asynchat asyncore cgi cgitb crypt distutils imp msvcrt nntplib pipes smtpd telnetlib winreg winsound".split()
+# Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
+NO_PACKAGE = """asynchat asyncore cgi cgitb crypt distutils imp msvcrt nntplib pipes smtpd telnetlib winreg winsound
+    azure google mpl_toolkits ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules = sys.modules
@@ -436,9 +438,9 @@ class Installer:
         return PathFinder.find_spec(name)
 
 def is_package(name):
-    """Whether a package index may be asked for this: a plain name, and no module of some Python's standard library."""
+    """Whether a package index may be asked for this: a plain name, and none that means something else there."""
     known = getattr(sys, "stdlib_module_names", None) or [entry.split(".")[0] for entry in os.listdir(STDLIB)]
-    return name.isascii() and name.isidentifier() and name[0] != "_" and name not in known and name not in GONE
+    return name.isascii() and name.isidentifier() and name[0] != "_" and name not in known and name not in NO_PACKAGE
 
 def is_cells_own(frame):
     """Whether a cell's import statement, or its call of import_module, led here, and nothing expects a failure."""

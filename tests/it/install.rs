@@ -234,7 +234,7 @@ fn doctor_in_a_broken_home_says_the_truth() {
     let said = facts(&output);
     assert_eq!(output.status.code(), Some(1), "{said:?}");
     let client = format!(
-        "{} is another program: remove it, or put our folder before it on PATH",
+        "{} is another program: remove it, or put our folder before it",
         folder.bin().join("mcp-py-client").display()
     );
     assert_eq!(said["client"], (false, client));

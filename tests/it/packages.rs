@@ -142,7 +142,7 @@ fn only_statements_of_cells_install_never_what_libraries_probe() {
 #[test]
 fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
     let mut server = start();
-    for name in ["_nothing", "winreg", "msvcrt", "json.nope", "os.nope", "json.nope.deeper"] {
+    for name in ["_nothing", "winreg", "msvcrt", "google.cloud", "json.nope", "os.nope", "json.nope.deeper"] {
         let text = failure(&mut server, &format!("import {name}"));
         has(&mut server, &text, &["ModuleNotFoundError"]);
         lacks(&mut server, &text, &["[mcp-py"]);

@@ -288,7 +288,7 @@ fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
     let mut command = client(&socket, &["-c", "print('x' * 100_000)"]);
     if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
         let (code, _, err) = said(command.stdout(full).spawn().unwrap());
-        assert!(code == 125 && err.contains("the answer could not be printed: No space left"), "{code} {err}");
+        assert!(code == 125 && err.contains("it could not be printed: No space left"), "{code} {err}");
     }
     let child = spinning(&socket);
     server.kill(libc::SIGKILL);
