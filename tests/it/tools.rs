@@ -1110,7 +1110,7 @@ fn the_startup_script_runs_again_after_a_death_and_the_answer_says_so() {
     let folder = Folder::new();
     let mut server = start(&folder);
     let count = folder.path().join("starts");
-    let script = format!("open({count:?}, 'a').write('x')\nword = 'ready'");
+    let script = format!("with open({count:?}, 'a') as f: f.write('x')\nword = 'ready'");
     let info = add(
         &mut server,
         json!({"name": "x", "python_path": python(), "startup_script": script, "env": {"COLOUR": "blue"}}),
@@ -1162,7 +1162,7 @@ fn adds_of_one_name_at_the_same_time_start_one() {
     let folder = Folder::new();
     let mut server = start(&folder);
     let count = folder.path().join("starts");
-    let script = format!("import time; time.sleep(0.2); open({count:?}, 'a').write('x')");
+    let script = format!("import time; time.sleep(0.2)\nwith open({count:?}, 'a') as f: f.write('x')");
     let adding = json!({"name": "x", "python_path": python(), "startup_script": script, "save": true});
     let ids: Vec<_> = (0..6).map(|_| server.start_call("add_interpreter", adding.clone())).collect();
     let results: Vec<_> = ids.into_iter().map(|id| server.wait(id)).collect();
