@@ -21,6 +21,7 @@ from mcp.shared.exceptions import MCPError
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = ["execute", "reset", "list_vars", "get_session_info", "add_interpreter", "stop_interpreter", "list_interpreters"]
 VERSIONS = {"auto": "2026-07-28", "legacy": "2025-11-25"}
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 RUN_SECONDS_MAX = 120  # one mode, start to end
 FREE_SECONDS_MAX = 3.0  # from a cancellation to the answer of the next cell, on a loaded machine
 CLOSE_SECONDS_MAX = 2.5  # from closing stdin until the server has gone
@@ -80,6 +81,8 @@ class Session:
         await self.execute("x = 5")
         check("variables persist", text(await self.execute("print(f'x = {x}')")) == "x = 5")
         check("list_vars lists it", text(await self.client.call_tool("list_vars", {})) == "x")
+        picture = await self.execute("import base64\nclass P:\n    def _repr_png_(self): return base64.b64decode(%r)\nP()" % PNG)
+        check("a picture is an image block", [b.mime_type for b in picture.content if b.type == "image"] == ["image/png"], picture)
 
     async def errors(self):
         result = await self.execute("print('before')\n1/0")
@@ -194,6 +197,9 @@ async def run(mode, server, record, folder):
         begin = time.monotonic()
     seconds = time.monotonic() - begin
     check("the server goes when its stdin closes", seconds < CLOSE_SECONDS_MAX, "%.3f s" % seconds)
+    parameters.args[1] = record + ".again.jsonl"
+    async with Client(stdio_client(parameters), mode=mode, read_timeout_seconds=30) as client:
+        check("a new connection is a new session", text(await Session(client, mode, folder).execute("'x' in globals()")) == "False")
     left = [name for name in os.listdir(folder) if name.startswith("python-interpreter-mcp-py-")]
     check("and leaves no folder behind", not left, left)
 

@@ -635,3 +635,156 @@ fn a_character_that_is_cut_is_kept_back_and_nothing_else() {
         assert!(cut_character(bytes) <= 1, "{bytes:?} is no text");
     }
 }
+
+// ---- random bytes --------------------------------------------------------------------------------------------------
+
+/// xorshift64*: the same seed, the same bytes.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below.max(1)
+    }
+
+    /// Pieces of a grammar, with bytes from anywhere in between.
+    fn text(&mut self, pieces: &[&str]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for _ in 0..self.next(24) {
+            match self.next(6) {
+                0 => text.push(self.next(256) as u8),
+                _ => text.extend_from_slice(pieces[self.next(pieces.len())].as_bytes()),
+            }
+        }
+        text
+    }
+}
+
+/// Calls `one` with random input until a second has passed, or MCP_PY_FUZZ_SECONDS; a failure shows the seed.
+fn for_a_while(seed: u64, mut one: impl FnMut(&mut Random)) {
+    let seconds = std::env::var("MCP_PY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let (end, mut rounds) = (Instant::now() + Duration::from_secs_f64(seconds), 0u64);
+    while Instant::now() < end || rounds < 1_000 {
+        let seed = seed + rounds;
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            one(&mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
+        }));
+        assert!(told.is_ok(), "with seed {seed}");
+        rounds += 1;
+    }
+}
+
+#[test]
+fn random_lines_are_messages_or_refused_and_never_split_otherwise_for_how_they_arrive() {
+    let pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"jsonrpc\":\"2.0\"",
+        "\"id\":1",
+        "\"id\":\"x\"",
+        "\"method\":\"m\"",
+        "\"params\":{}",
+        ",",
+        ":",
+        "\n",
+        "\r",
+        "\\ud800",
+        "\\udc00",
+        "\\u0041",
+        "\"",
+        "\\",
+        "null",
+        "1e5",
+        "é",
+        "\u{1f600}",
+        " ",
+    ];
+    for_a_while(1, |random| {
+        let text = random.text(&pieces);
+        told(&text);
+        if let Some(clean) = rpc::without_lone_surrogates(&text) {
+            assert!(rpc::without_lone_surrogates(&clean).is_none(), "{text:?}");
+        }
+        let at = random.next(text.len() + 1);
+        assert_eq!(lines_of([&text[..at], &text[at..]]), lines_of([&text[..]]), "{text:?} at {at}");
+    });
+}
+
+#[test]
+fn random_heads_are_incomplete_good_or_refused_and_more_bytes_change_no_verdict() {
+    let pieces = [
+        "GET",
+        "POST",
+        " ",
+        "/execute",
+        "/a?b=c",
+        "HTTP/1.1",
+        "HTTP/1.0",
+        "\r\n",
+        "\r\n\r\n",
+        "Host: x\r\n",
+        "Content-Length: 5\r\n",
+        "Content-Length:",
+        "Transfer-Encoding: chunked\r\n",
+        "Expect: 100-continue\r\n",
+        ":",
+        "\r",
+        "\n",
+        "\0",
+        " folded",
+        "http://h/p",
+    ];
+    for_a_while(2, |random| {
+        let mut text = b"POST /execute HTTP/1.1\r\nHost: x\r\n".to_vec();
+        text.truncate(random.next(60));
+        text.extend(random.text(&pieces));
+        let verdict = |bytes: &[u8]| match http::head(bytes) {
+            None => None,
+            Some(Ok(head)) => Some(format!("{} {} {} {}", head.method, head.path, head.size, head.length)),
+            Some(Err((status, _))) => Some(status.to_owned()),
+        };
+        let whole = verdict(&text);
+        if let Some(Ok(head)) = http::head(&text) {
+            assert!(head.size <= text.len() && head.length <= REQUEST_BYTES_MAX, "{text:?}");
+        }
+        // What is known of a prefix stays known.
+        let at = random.next(text.len() + 1);
+        if let Some(early) = verdict(&text[..at]) {
+            assert_eq!(Some(early), whole, "{:?} at {at}", String::from_utf8_lossy(&text));
+        }
+    });
+}
+
+#[test]
+fn random_bytes_are_shown_as_text_with_their_ends_kept() {
+    let pieces = ["abc", "é", "\u{1f600}", "\n", "\u{0}", "x".repeat(50).leak()];
+    for_a_while(3, |random| {
+        let bytes = random.text(&pieces);
+        let text = escaped(&bytes);
+        assert_eq!(std::str::from_utf8(&bytes).is_ok(), text.as_bytes() == bytes, "{bytes:?}");
+        let cut = cut_character(&bytes);
+        assert!(cut <= 3 && cut <= bytes.len(), "{bytes:?}");
+        let most = 2 + random.next(40);
+        let kept = keep_ends(&text, most);
+        assert!(kept == text || text.chars().count() > most, "{text:?} {most}");
+        assert!(
+            kept.starts_with(first_chars(&text, most / 2)) && kept.ends_with(last_chars(&text, most / 2)),
+            "{text:?} {most}"
+        );
+        from_base64(&bytes);
+    });
+}
+
+#[test]
+fn base64_is_decoded_as_rfc_4648_shows() {
+    for (text, bytes) in
+        [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar"), ("Zm9v\nYmE=", "fooba")]
+    {
+        assert_eq!(from_base64(text.as_bytes()), bytes.as_bytes(), "{text}");
+    }
+    assert_eq!(from_base64(b"+/+/"), [0xfb, 0xff, 0xbf]);
+}

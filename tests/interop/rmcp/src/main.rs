@@ -9,6 +9,9 @@ use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
 use serde_json::{json, Value};
 use std::time::{Duration, Instant};
 
+const PICTURE: &str = "import base64\nclass P:\n    def _repr_png_(self): return base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAA\
+AfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')\nP()";
+
 type Client = RunningService<RoleClient, ()>;
 
 fn check(passed: &mut u32, what: &str, good: bool, came: &dyn std::fmt::Debug) {
@@ -46,11 +49,14 @@ async fn main() {
     ];
     let mut passed = 0;
     for (name, mode) in modes {
-        let mut command = tokio::process::Command::new(python);
-        command.args([record, &format!("{recordings}/rmcp-{name}.jsonl"), server, "server"]);
-        command.env("HOME", folder).env("TMPDIR", folder).env("MCP_PY_PYTHON", python);
-        let transport = TokioChildProcess::new(command).expect("a server");
-        let client: Client = ().serve_with_lifecycle(transport, mode).await.expect("a connection");
+        let connected = async |mode: ClientLifecycleMode, recording: &str| -> Client {
+            let mut command = tokio::process::Command::new(python);
+            command.args([record, &format!("{recordings}/rmcp-{name}{recording}.jsonl"), server, "server"]);
+            command.env("HOME", folder).env("TMPDIR", folder).env("MCP_PY_PYTHON", python);
+            let transport = TokioChildProcess::new(command).expect("a server");
+            ().serve_with_lifecycle(transport, mode).await.expect("a connection")
+        };
+        let client = connected(mode.clone(), "").await;
         let mut check = |what: &str, good: bool, came: &dyn std::fmt::Debug| check(&mut passed, &format!("rmcp {name}: {what}"), good, came);
         let tools = client.list_all_tools().await.expect("tools");
         check("seven tools", tools.len() == 7, &tools);
@@ -60,6 +66,8 @@ async fn main() {
         check("variables persist", ten == "10", &ten);
         let failed = call(&client, "execute", json!({"code": "print('before')\n1/0"})).await;
         check("an exception is an error with its output", failed["isError"] == true && failed.to_string().contains("before\\nTraceback"), &failed);
+        let picture = call(&client, "execute", json!({"code": PICTURE})).await;
+        check("a picture is an image block", picture["content"][1]["mimeType"] == "image/png", &picture);
         let info = call(&client, "get_session_info", json!({})).await;
         check("a structured result", info["structuredContent"]["server_pid"].is_u64(), &info);
         let late = call(&client, "execute", json!({"code": "while True: pass", "timeout": 0.5})).await;
@@ -75,6 +83,10 @@ async fn main() {
         let free = text(&client, "x + 1").await;
         check("a cancelled call frees the interpreter", free.ends_with('6') && began.elapsed().as_secs() < 4, &free);
         client.cancel().await.expect("an end");
+        let again = connected(mode, "-again").await;
+        let fresh = text(&again, "'x' in globals()").await;
+        check("a new connection is a new session", fresh == "False", &fresh);
+        again.cancel().await.expect("an end");
     }
     println!("{passed} rmcp checks passed");
 }
