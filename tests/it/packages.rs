@@ -223,6 +223,23 @@ fn an_interrupt_ends_the_installer_and_its_children() {
 }
 
 #[test]
+fn an_interrupt_ends_the_installer_also_where_the_cell_catches_it_and_goes_on() {
+    let mut server = start();
+    server.ok("import os, time");
+    let (child, go) = (list_of(server.folder()).with_extension("child"), server.folder().path().join("go"));
+    let code = format!(
+        "try:\n    import zz_slow\nexcept KeyboardInterrupt:\n    while not os.path.exists({go:?}): time.sleep(0.01)\n'caught'"
+    );
+    let id = server.start_call("execute", json!({"code": code, "timeout": 0.5}));
+    eventually(DEADLINE, "the installer runs", || fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n')));
+    let pid = fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+    eventually(DEADLINE, "its child is gone", || !procs::is_alive(pid));
+    fs::write(&go, "").unwrap();
+    let text = server.wait(id).text;
+    assert!(text.ends_with("\n'caught'"), "{text}");
+}
+
+#[test]
 fn a_timeout_during_an_install_says_where_and_the_end_of_the_server_ends_it() {
     let mut server = start();
     server.ok("1");
