@@ -4,12 +4,13 @@
 
 After each fault: the answer says in words what happened, the server goes on (or its successor starts), and nothing is left
 behind: no process that carries the mark of the round, no output directory but what a SIGKILL must leave, and that is taken
-away by the next server. What needs root (mounts, another user) says that it did not run where there is none. The clock is not
-set here: it would be the machine's; waits are measured on the monotonic one.
+away by the next server. What needs root (mounts, another user) says that it did not run where there is none, and what needs
+libfaketime, for the clock that jumps is not the machine's, likewise.
 """
 import argparse
 import atexit
 import errno
+import glob
 import json
 import os
 import random
@@ -349,6 +350,41 @@ def places():
     server.end()
 
 
+def clock():
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not libraries:
+        return print("  not run: a clock that jumps (needs libfaketime)")
+    folder = tempfile.mkdtemp(prefix="mcp-py-faults-", dir="/var/tmp")
+    now = os.path.join(folder, "now")
+
+    def jump(by):
+        with open(now + ".new", "w") as file:
+            file.write(by)
+        os.rename(now + ".new", now)
+
+    jump("+0")
+    server = Server(folder=folder, LD_PRELOAD=libraries[0], FAKETIME_TIMESTAMP_FILE=now, FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1",
+                    DONT_FAKE_MONOTONIC="1")
+    year = lambda: int(server.run("import time; time.gmtime().tm_year"))
+    before = year()
+    running, began = server.start("execute", code="while True: pass", timeout=2), time.monotonic()
+    time.sleep(0.5)
+    jump("+4000d")
+    text, took = server.wait(running)["content"][0]["text"], time.monotonic() - began
+    check("a clock that jumps ahead moves no time-out", 1.9 < took < 10 and "its timeout of 2 s; the variables are kept" in text, (took, text))
+    check("and it did jump", year() > before + 9)
+    running, began = server.start("execute", code="while True: pass", timeout=2), time.monotonic()
+    time.sleep(0.5)
+    jump("-4000d")
+    text, took = server.wait(running)["content"][0]["text"], time.monotonic() - began
+    check("nor does one that jumps back", 1.9 < took < 10 and year() < before - 9, (took, text))
+    info = server.call("get_session_info")["structuredContent"]
+    check("and the uptime is that of a clock that runs", info["uptime"].endswith(" s") and 3 < float(info["uptime"][:-2]) < 60, info)
+    text = server.run("print('z' * 100_000)")
+    check("files are still written", "# Full output: " in text and "is in no file" not in text, text[-300:])
+    server.end()
+
+
 def names(rounds):
     for planted in ("another user's file", "another user's symlink", "a directory"):
         if planted.startswith("another") and not ROOT:
@@ -436,6 +472,7 @@ def main():
         print("  not run: full disks, another user (needs root)")
     resources()
     places()
+    clock()
     names(given.rounds // 4)
     torn()
     kills(random.Random(given.seed), given.rounds)
