@@ -9,6 +9,7 @@
 //!                        └─────────────────┘
 //! keeper threads, one a process: spawn it, wait for its exit, post both
 //! errand threads, one a call: read what may take its time (ps, lsof, the saved interpreters) and ask the loop
+//! installer threads, one an import of what is missing: run uv or pip, post how that went
 //! ```
 //!
 //! The main thread alone owns what changes, and it alone reads and writes, so there are no locks, and nothing happens
@@ -2021,7 +2022,8 @@ const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewCo
     tcp connect error|timed out";
 const NO_NETWORK: &str = "there is no network: ";
 
-/// A running program of ours that ends with this: any thread may wait for it, only one may reap it.
+/// A program that a thread runs and the loop may end, by dropping this. Both the signal and the reaping are done under
+/// its lock, so it is never signalled once it is reaped (I8).
 #[derive(Default)]
 struct Leash(Arc<Mutex<Leashed>>);
 
