@@ -2249,20 +2249,20 @@ impl Interpreter {
     fn install(&mut self, number: Value, module: String, desk: &mut Desk) {
         let (by_hand, package) = (self.by_hand(&module), package_of(&module).to_owned());
         let (Some(process), Some(current)) = (&self.process, &mut self.talk.current) else { return };
-        let off = !installs();
         let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < OFFLINE_MEMORY);
-        let refusal = match (&process.env, offline) {
-            (Some(_), Some(since)) if !off => {
-                Some(format!("{package} was not installed: {} s ago there was no network", since.as_secs()))
+        let env = match (&process.env, offline) {
+            (Some(env), None) if installs() => Ok(env.clone()),
+            (Some(_), Some(since)) if installs() => {
+                Err(format!("{package} was not installed: {} s ago there was no network", since.as_secs()))
             }
-            (Some(_), None) if !off => None,
-            _ => Some(by_hand),
+            _ => Err(by_hand),
         };
-        let (Some(env), None) = (&process.env, &refusal) else {
-            return self.installed(number, Err(refusal.unwrap_or_default()), desk);
+        let env = match env {
+            Ok(env) => env,
+            Err(why) => return self.installed(number, Err(why), desk),
         };
         desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
-        let (env, leash, key, name) = (env.clone(), Leash::default(), current.key, self.name.clone());
+        let (leash, key, name, asked) = (Leash::default(), current.key, self.name.clone(), number.clone());
         let held = leash.0.clone();
         current.installer = Some(leash);
         let work = move || {
@@ -2278,7 +2278,7 @@ impl Interpreter {
                 }
             });
         };
-        start_thread("installer", work).unwrap_or_else(|why| say(&why));
+        start_thread("installer", work).unwrap_or_else(|why| self.installed(asked, Err(why), desk));
     }
 
     /// Tells the worker, which takes no stale answer, and whoever waits for the cell.
