@@ -2130,7 +2130,8 @@ fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf
         if runs(&env) {
             let (base, cwd) = (base.to_owned(), cwd.map(PathBuf::from));
             let check = move || check_base(&base, cwd.as_deref(), &known, &facts);
-            return start_thread("base check", check).map(|()| (env, None));
+            start_thread("base check", check).unwrap_or_else(|why| say(&why));
+            return Ok((env, None));
         }
     }
     let facts = probe(base, cwd)?;
