@@ -12,7 +12,7 @@ expect() { # a name, what is expected somewhere in what came, what came
     case $3 in *"$2"*) passed=$((passed + 1)) ;; *) printf '%s: expected %s, got:\n%s\n' "$1" "$2" "$3"; exit 1 ;; esac
 }
 tried='x = 1 + 1 by MCP, then x by the client: 2'
-here=(env HOME="$folder/home" CARGO_HOME="$folder/cargo" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_NET_OFFLINE=true)
+here=(env HOME="$folder/home" CARGO_HOME="$folder/cargo" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}")
 
 echo "where there is a network: the sources and what they need, in one folder"
 cp -r Cargo.toml Cargo.lock src tests README.md "$folder/copied"
