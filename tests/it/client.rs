@@ -942,6 +942,29 @@ pub fn remove_sockets(dead: &[i32]) {
     }
 }
 
+/// For tests whose server finds the home of whoever runs them: one at a time, and what was not there before is taken away
+/// again, once the server has gone.
+pub struct RealHome {
+    made: Option<PathBuf>,
+    _turn: std::sync::MutexGuard<'static, ()>,
+}
+
+impl RealHome {
+    pub fn borrow() -> RealHome {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        #[allow(deprecated)] // until Rust 1.87, for its ways on Windows
+        let state = std::env::home_dir().expect("a home").join(".claude-workspace");
+        RealHome { made: Some(state).filter(|state| !state.exists()), _turn: turn }
+    }
+}
+
+impl Drop for RealHome {
+    fn drop(&mut self) {
+        self.made.iter().for_each(|state| _ = fs::remove_dir_all(state));
+    }
+}
+
 /// Adds the `_meta` of a modern request, except for members that the test gives itself.
 pub fn modern_params(params: Value) -> Value {
     let mut params = if params.is_null() { json!({}) } else { params };

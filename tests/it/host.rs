@@ -3,7 +3,7 @@
 //! The tests may themselves run under a Claude. Where that would show, a `ps` of our own on PATH tells the tree as if
 //! the tests had been started by init.
 
-use crate::client::{binary, python, write_executable, Folder, Server, DEADLINE};
+use crate::client::{binary, python, write_executable, Folder, RealHome, Server, DEADLINE};
 use crate::procs;
 use serde_json::{json, Value};
 use std::fs::{self, File};
@@ -509,7 +509,7 @@ fn what_the_server_tells_of_itself_is_true() {
 
 #[test]
 fn with_no_variable_but_path_all_works() {
-    let folder = Folder::new();
+    let (_home, folder) = (RealHome::borrow(), Folder::new());
     symlink(python(), folder.bin().join("python3")).unwrap();
     let mut server = Server::with(|builder| {
         let builder = builder.folder(&folder).under("claude").env("PATH", path_with(&folder));

@@ -1,6 +1,6 @@
 //! The seven tools and their contracts: DESIGN 5, sentence by sentence.
 
-use crate::client::{python, write_executable, Builder, Folder, Server, ToolResult, DEADLINE};
+use crate::client::{python, write_executable, Builder, Folder, RealHome, Server, ToolResult, DEADLINE};
 use crate::procs;
 use serde_json::{json, Value};
 use std::fs::{self, File, OpenOptions};
@@ -1739,12 +1739,8 @@ fn a_home_that_cant_be_written_hinders_saving_alone() {
 
 #[test]
 fn without_home_the_user_database_knows_one() {
-    // Nothing is saved here: it would go to the home of whoever runs this. The builtin's environment does; where that
-    // home had none, it is taken away again.
-    #[allow(deprecated)]
-    let state = std::env::home_dir().expect("a home").join(".claude-workspace");
-    let was_there = state.exists();
-    let folder = Folder::new();
+    // Nothing is saved here: it would go to the home of whoever runs this, as the builtin's environment does.
+    let (_home, folder) = (RealHome::borrow(), Folder::new());
     let mut server = Server::with(|builder| builder.folder(&folder).env_remove("HOME"));
     server.initialize();
     assert_eq!(server.ok("1 + 1"), "2");
@@ -1752,10 +1748,6 @@ fn without_home_the_user_database_knows_one() {
     add(&mut server, json!({"name": "x-of-a-check", "python_path": python()}));
     assert_eq!(run_in(&mut server, "x-of-a-check", "2 + 2"), "4");
     done(&mut server, "stop_interpreter", json!({"name": "x-of-a-check"}));
-    drop(server);
-    if !was_there {
-        fs::remove_dir_all(state).expect("what it made");
-    }
 }
 
 // ---- times ---------------------------------------------------------------------------------------------------------
