@@ -42,7 +42,8 @@
 //!
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, write
 //! anywhere but in its output directory, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the
-//! folder of `install`, signal a process that it did not start, or run a cell a second time.
+//! folder of `install` (but for a file that `doctor` makes and removes in TMPDIR and /tmp), signal a process that it
+//! did not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -402,7 +403,7 @@ impl Server {
             self.desk.stdout.send(&rpc::response(&id, result));
         }
         self.interpreters.values().filter_map(|one| one.process.as_ref()).for_each(Process::kill_group);
-        self.interpreters.clear(); // and with them their installers
+        self.interpreters.clear(); // and with them their installers (I11)
         self.desk.files.remove();
         self.bridge = None;
         let end = Instant::now() + KILL_LIMIT;
