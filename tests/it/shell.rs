@@ -294,6 +294,7 @@ fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
     server.kill(libc::SIGKILL);
     let (code, _, err) = said(child);
     assert!(code == 125 && err.starts_with("mcp-py-client: the server"), "{code} {err}");
+    server.wait_exit(DEADLINE); // until then its listener may still be open
     let (code, _, err) = run(&socket, &["-c", "1"]);
     assert!(code == 125 && err.starts_with(&format!("mcp-py-client: {socket}: ")), "{code} {err}");
 }
