@@ -2,17 +2,36 @@
 //!
 //! `interop-rmcp PYTHON RECORD.PY SERVER RECORDINGS FOLDER`; the first check that fails ends the run with exit 1.
 
-use rmcp::model::{CallToolRequestParams, CallToolResult, ProtocolVersion};
-use rmcp::service::{PeerRequestOptions, RunningService};
+use rmcp::model::{CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ProgressNotificationParam, ProtocolVersion};
+use rmcp::service::{NotificationContext, PeerRequestOptions, RequestHandle, RunningService};
 use rmcp::transport::TokioChildProcess;
-use rmcp::{ClientLifecycleMode, ClientServiceExt, RoleClient};
+use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient};
 use serde_json::{json, Value};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const PICTURE: &str = "import base64\nclass P:\n    def _repr_png_(self): return base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAA\
 AfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')\nP()";
 
-type Client = RunningService<RoleClient, ()>;
+const STEPS: &str = "import time\nfor step in range(4):\n    print('step', step)\n    time.sleep(1.1)";
+
+type Client = RunningService<RoleClient, Host>;
+
+/// Keeps what it is told of progress.
+#[derive(Clone, Default)]
+struct Host(Arc<Mutex<Vec<ProgressNotificationParam>>>);
+
+impl ClientHandler for Host {
+    async fn on_progress(&self, params: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        self.0.lock().expect("a lock").push(params);
+    }
+}
+
+/// A call that can be cancelled; rmcp gives each a progress token.
+async fn begin(client: &Client, code: &str, options: PeerRequestOptions) -> RequestHandle<RoleClient> {
+    let request = ClientRequest::CallToolRequest(CallToolRequest::new(call_of("execute", json!({"code": code}))));
+    client.send_cancellable_request(request, options).await.expect("sent")
+}
 
 fn check(passed: &mut u32, what: &str, good: bool, came: &dyn std::fmt::Debug) {
     if !good {
@@ -54,7 +73,7 @@ async fn main() {
             command.args([record, &format!("{recordings}/rmcp-{name}{recording}.jsonl"), server, "server"]);
             command.env("HOME", folder).env("TMPDIR", folder).env("MCP_PY_PYTHON", python);
             let transport = TokioChildProcess::new(command).expect("a server");
-            ().serve_with_lifecycle(transport, mode).await.expect("a connection")
+            Host::default().serve_with_lifecycle(transport, mode).await.expect("a connection")
         };
         let client = connected(mode.clone(), "").await;
         let mut check = |what: &str, good: bool, came: &dyn std::fmt::Debug| check(&mut passed, &format!("rmcp {name}: {what}"), good, came);
@@ -74,9 +93,18 @@ async fn main() {
         check("a time-out says so", late["isError"] == true && late.to_string().contains("timeout of 0.5 s"), &late);
         let unknown = client.call_tool(call_of("no_such_tool", json!({}))).await;
         check("an unknown tool is an error", unknown.is_err(), &unknown);
+        // Of 4.4 s, with a time-out of 3 s that each progress puts off.
+        let options = PeerRequestOptions::with_timeout(Duration::from_secs(3)).reset_timeout_on_progress();
+        client.service().0.lock().expect("a lock").clear();
+        let handle = begin(&client, STEPS, options).await;
+        let (token, answer) = (handle.progress_token.clone(), handle.await_response().await);
+        check("progress keeps a long call alive", answer.is_ok(), &answer);
+        let told = client.service().0.lock().expect("a lock").clone();
+        let rising = told.windows(2).all(|pair| pair[0].progress < pair[1].progress);
+        let ours = told.iter().all(|one| one.progress_token == token && one.message.as_ref().is_some_and(|text| text.starts_with("step ")));
+        check("progress rises, with the last line printed", told.len() >= 2 && rising && ours, &told);
         // Dropped by the client: the cell is cancelled, and the interpreter is free.
-        let request = rmcp::model::ClientRequest::CallToolRequest(rmcp::model::CallToolRequest::new(call_of("execute", json!({"code": "while True: pass"}))));
-        let handle = client.send_cancellable_request(request, PeerRequestOptions::no_options()).await.expect("sent");
+        let handle = begin(&client, "while True: pass", PeerRequestOptions::no_options()).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let began = Instant::now();
         handle.cancel(Some("enough".into())).await.expect("cancelled");
