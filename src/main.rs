@@ -530,7 +530,7 @@ impl Desk {
     /// not take at once would only make its queue longer.
     fn report(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Option<Instant> {
         let progress = self.calls.get_mut(&key)?.progress.as_mut()?;
-        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST } {
+        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { patience(PROGRESS_AT_LEAST) } {
             (progress.last, progress.chars) = (now, chars);
             let elapsed = now - progress.since;
             let message = Some(line()).filter(|line| !line.is_empty());
@@ -943,6 +943,11 @@ fn limit_of(argument: Option<f64>) -> Option<Duration> {
 fn seconds_from(variable: &str, default: f64) -> f64 {
     let told = env::var(variable).ok().and_then(|value| value.parse().ok());
     told.filter(|seconds| SECONDS.contains(seconds)).unwrap_or(default)
+}
+
+/// A limit that waits; MCP_PY_HURRY divides it, so that its test takes no minute.
+fn patience(limit: Duration) -> Duration {
+    limit.div_f64(seconds_from("MCP_PY_HURRY", 1.0).max(1.0))
 }
 
 fn tool_text(text: &str, is_error: bool) -> Value {
@@ -2061,7 +2066,7 @@ fn run(mut command: Command, limit: Duration, leash: &Mutex<Leashed>) -> Result<
     let pid = child.id() as i32;
     *state = Leashed::Runs(pid);
     drop((state, command)); // with our copies of its ends
-    let (end, mut text, mut chunk, mut open) = (Instant::now() + limit, Vec::new(), vec![0; 64 << 10], true);
+    let (end, mut text, mut chunk, mut open) = (Instant::now() + patience(limit), Vec::new(), vec![0; 64 << 10], true);
     while open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
         let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
         sys::poll(&mut set, end);
@@ -2076,7 +2081,7 @@ fn run(mut command: Command, limit: Duration, leash: &Mutex<Leashed>) -> Result<
     let (mut state, status) = (held(), child.wait().map_err(failed)?);
     match mem::take(&mut *state) {
         Leashed::Cut => Err("interrupted".into()),
-        _ if open => Err(format!("{name} took longer than {} s, or printed too much", limit.as_secs())),
+        _ if open => Err(format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64())),
         _ => Ok((status.success(), text)),
     }
 }
@@ -2251,7 +2256,7 @@ impl Interpreter {
     fn install(&mut self, number: Value, module: String, desk: &mut Desk) {
         let (by_hand, package) = (self.by_hand(&module), package_of(&module).to_owned());
         let (Some(process), Some(current)) = (&self.process, &mut self.talk.current) else { return };
-        let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < OFFLINE_MEMORY);
+        let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < patience(OFFLINE_MEMORY));
         let env = match (&process.env, offline) {
             (Some(env), None) if installs() => Ok(env.clone()),
             (Some(_), Some(since)) if installs() => {
@@ -2521,7 +2526,7 @@ fn lock(path: &Path, limit: Duration) -> Result<File, String> {
     let mut dir = DirBuilder::new();
     dir.recursive(true).mode(0o700).create(path.parent().unwrap_or(path)).map_err(failed)?;
     let held = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-    let end = Instant::now() + limit;
+    let end = Instant::now() + patience(limit);
     while !sys::try_lock(&held) {
         ensure(Instant::now() < end, || format!("{} is held by another process", path.display()))?;
         thread::sleep(Duration::from_millis(5));
@@ -2634,7 +2639,7 @@ impl Server {
             return; // not a byte for others (I10)
         }
         let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
-        let (phase, until, out) = (Phase::Reading, Instant::now() + REQUEST_LIMIT, Outbox::default());
+        let (phase, until, out) = (Phase::Reading, Instant::now() + patience(REQUEST_LIMIT), Outbox::default());
         let peer = Peer { stream, input: Vec::new(), out, phase, until, without_body: false, call: None };
         self.desk.peers.insert(id, peer);
         if full {
@@ -2806,7 +2811,7 @@ impl Peer {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            self.until = Instant::now() + PEER_PATIENCE;
+            self.until = Instant::now() + patience(PEER_PATIENCE);
         }
         if self.out.is_empty() && self.phase == Phase::Serving {
             self.until = Instant::now() + FOR_EVER;
@@ -2830,7 +2835,7 @@ impl Peer {
     /// Puts something into the outbox, and writes it if the peer takes it. What fails here drops the peer.
     fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) {
         if self.out.is_empty() {
-            self.until = Instant::now() + PEER_PATIENCE;
+            self.until = Instant::now() + patience(PEER_PATIENCE);
         }
         let pushed = self.out.push(bytes, files).and_then(|()| self.attend(0, &mut [0; 4096]));
         if pushed.is_err() {

@@ -223,13 +223,33 @@ def check_response(data, came):
         fail("a response of another length", (data, came))
 
 
+def late_requests(binary, request):
+    """Every prefix of a request, whose end never comes: each gets its 408, sixty at a time."""
+    server = Server(binary, MCP_PY_HURRY="20")
+    path = server.call("get_session_info")["structuredContent"]["socket_path"]
+    for start in range(0, len(request), 60):
+        peers = []
+        for end in range(start, min(start + 60, len(request))):
+            peers.append(socket.socket(socket.AF_UNIX))
+            peers[-1].settimeout(DEADLINE)
+            peers[-1].connect(path)
+            peers[-1].sendall(request[:end])
+        for peer in peers:
+            came = peer.recv(1 << 16)
+            if not came.startswith(b"HTTP/1.1 408 "):
+                fail("a request that does not arrive", came)
+            peer.close()
+    server.end()
+
+
 def socket_bytes(binary, rng, count):
     server = Server(binary)
     server.call("execute", code="1")
     path = server.call("get_session_info")["structuredContent"]["socket_path"]
     before = server.facts()
     good = b'POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 17\r\n\r\n{"code": "6 * 7"}'
-    whole = [good[:at] for at in range(len(good))]  # every prefix
+    late_requests(binary, good)
+    whole = [good[:at] for at in range(len(good))]  # every prefix, and then a half-close
     for number in range(count):
         data = whole[number] if number < len(whole) else mutated(rng, http_request(rng))
         if rng.random() < 0.05:

@@ -13,7 +13,12 @@ use std::time::{Duration, Instant};
 
 /// A server with its own host, hence with a name of its own, and its socket.
 fn start() -> (Server, PathBuf) {
-    let mut server = Server::with(|builder| builder.under("claude"));
+    start_in_a_hurry("1")
+}
+
+/// One whose limits that wait are so many times shorter.
+fn start_in_a_hurry(times: &str) -> (Server, PathBuf) {
+    let mut server = Server::with(|builder| builder.under("claude").env("MCP_PY_HURRY", times));
     let socket = socket_of(&mut server);
     (server, socket)
 }
@@ -422,6 +427,34 @@ fn a_slow_reader_gets_all_of_it_and_holds_up_nobody() {
     let events = Answer::of(&rest_of(&mut stream)).events();
     assert_eq!(texts(&events, "stdout").matches('z').count(), 50 * 999_999);
     assert_eq!(events.last().unwrap()["exit_code"], 0);
+}
+
+#[test]
+fn a_peer_that_takes_nothing_for_a_minute_is_dropped_and_its_cell_is_interrupted() {
+    let (mut server, socket) = start_in_a_hurry("30");
+    let mut stream = connect(&socket);
+    let code = "print('z' * 9_999_999)\nwhile True: pass";
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
+    assert_eq!(server.ok("'free'"), "'free'"); // nothing else would have ended that cell
+    let came = rest_of(&mut stream);
+    assert!(came.starts_with(b"HTTP/1.1 200 OK") && came.len() < 9_999_999, "{} bytes", came.len());
+}
+
+#[test]
+fn a_peer_that_takes_a_little_now_and_then_gets_all_of_it() {
+    let (_server, socket) = start_in_a_hurry("40"); // a second and a half
+    let mut stream = connect(&socket);
+    let code = "print('z' * 1_999_999)";
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
+    let mut bytes = Vec::new();
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(300));
+        bytes.resize(bytes.len() + 200_000, 0);
+        let from = bytes.len() - 200_000;
+        stream.read_exact(&mut bytes[from..]).unwrap();
+    }
+    bytes.extend(rest_of(&mut stream));
+    assert_eq!(texts(&Answer::of(&bytes).events(), "stdout").matches('z').count(), 1_999_999);
 }
 
 // ---- interrupts and hang-ups ---------------------------------------------------------------------------------------

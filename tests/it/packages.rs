@@ -40,8 +40,12 @@ fn list_of(folder: &Folder) -> PathBuf {
 }
 
 fn start() -> Server {
+    start_with("MCP_PY_HURRY", "1")
+}
+
+fn start_with(name: &str, value: &str) -> Server {
     let folder = Folder::new();
-    Server::with(|builder| with_uv(&folder, builder))
+    Server::with(|builder| with_uv(&folder, builder).env(name, value))
 }
 
 /// What uv was asked for.
@@ -182,6 +186,41 @@ fn no_network_is_remembered_for_a_while() {
     let text = failure(&mut server, "import zz_other");
     has(&mut server, &text, &["[mcp-py: zz_other was not installed: 0 s ago there was no network]\n"]);
     assert_eq!(asked(&server), ["zz_offline"]);
+}
+
+#[test]
+fn after_a_minute_the_network_is_tried_again() {
+    let mut server = start_with("MCP_PY_HURRY", "20");
+    failure(&mut server, "import zz_offline");
+    failure(&mut server, "import zz_other");
+    eventually(DEADLINE, "it is asked for", || !server.exec("import zz_other").is_error);
+    assert_eq!(asked(&server), ["zz_offline", "zz_other"]);
+}
+
+#[test]
+fn an_installer_that_does_not_end_is_ended() {
+    let mut server = start_with("MCP_PY_HURRY", "20");
+    let text = failure(&mut server, "import zz_slow");
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: zz_slow could not be installed: ", "uv took longer than 120 s", "No module named"],
+    );
+    let child = fs::read_to_string(list_of(server.folder()).with_extension("child")).unwrap();
+    eventually(DEADLINE, "its child is gone", || !procs::is_alive(child.trim().parse().unwrap()));
+    check(&mut server, "'free'", "'free'");
+}
+
+#[test]
+fn a_python_that_does_not_say_what_it_is_costs_the_environment_only() {
+    let folder = Folder::new();
+    let code = format!("#!/bin/sh\n[ \"$1\" = -I ] && exec sleep 1000\nexec '{}' \"$@\"\n", python());
+    let hangs = folder.script("hangs", &code);
+    let mut server =
+        Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &hangs).env("MCP_PY_HURRY", "20"));
+    let first = server.ok("1 + 1");
+    let why = ["missing packages can't be installed: ", "took longer than 60 s"].map(|part| first.contains(part));
+    assert!(why == [true; 2] && first.ends_with("]\n2"), "{first}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ const COMMANDS: [&str; 11] = [
 const SEARCH: &str = "grep -n 'Command::new";
 
 /// The rows of the README's table of limits, and the constants that each quotes, in its order.
-const LIMITS: [(&str, &[&str]); 11] = [
+const LIMITS: [(&str, &[&str]); 12] = [
     ("a request", &["REQUEST_BYTES_MAX"]),
     ("text of an answer", &["TEXT_CHARS_MAX", "HEAD_CHARS", "TAIL_CHARS"]),
     ("a note or a traceback", &["NOTE_CHARS_MAX"]),
@@ -46,6 +46,7 @@ const LIMITS: [(&str, &[&str]); 11] = [
     ("pictures of an answer", &["IMAGES_MAX", "IMAGE_BYTES_MAX", "IMAGE_SIDE_MAX", "IMAGES_BYTES_MAX", "FIGURES_MAX"]),
     ("start of a Python", &["START_LIMIT_DEFAULT"]),
     ("a cell", &["TIMEOUT_DEFAULT"]),
+    ("an HTTP request that does not arrive; a peer that takes nothing", &["REQUEST_LIMIT", "PEER_PATIENCE"]),
 ];
 
 fn read(path: &str) -> String {
