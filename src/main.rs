@@ -3189,12 +3189,14 @@ fn request(
     Err("the server ended before the answer was complete".into())
 }
 
+const FORBIDDEN: &str = "a sandbox or another user may forbid it";
+
 /// Connects to a socket of this user, whose server is this user's too (I10); returns the server's pid.
 fn connect(shown: &str) -> Result<(UnixStream, i32), String> {
     let (path, own) = (Path::new(shown), sys::user_id());
     let theirs = |uid: u32| format!("{shown} belongs to uid {uid}, you are {own}");
     let failed = |error: io::Error| match error.kind() {
-        ErrorKind::PermissionDenied => format!("{shown}: {error}: a sandbox or another user may forbid it"),
+        ErrorKind::PermissionDenied => format!("{shown}: {error}: {FORBIDDEN}"),
         _ => format!("{shown}: {error}"),
     };
     let is = fs::symlink_metadata(path).map_err(failed)?;
@@ -3234,10 +3236,16 @@ fn find_session() -> Result<(UnixStream, i32), String> {
     }
     let mut live = BTreeMap::new();
     for path in sockets.iter().rev() {
-        let Ok((stream, pid)) = connect(path) else { continue };
+        let stream = match connect(path) {
+            Ok((stream, _)) => stream, // its pid may be 0 here, in a namespace of our own
+            Err(why) => {
+                refused.extend(Some(why).filter(|why| why.ends_with(FORBIDDEN)));
+                continue;
+            }
+        };
         let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
         if let Ok(health) = request(&stream, "GET", "/health", &Value::Null, |_| Ok(())) {
-            live.entry(pid).or_insert((path, health));
+            live.entry(inode(Path::new(path))).or_insert((path, health)); // which has two names
         }
     }
     let session = env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty()).map(Value::from);
@@ -3249,9 +3257,14 @@ fn find_session() -> Result<(UnixStream, i32), String> {
         format!("\n  {} ({}): --socket {path}", text("project_dir"), text("host"))
     };
     let list: String = live.values().map(shown).collect();
+    let forbidden = refused.iter().any(|why| why.ends_with(FORBIDDEN));
     let refused: String = refused.iter().map(|why| format!("\n  {why}")).collect();
     let none = "there is none of yours: start it with `claude mcp add`, see README";
-    let others = if live.is_empty() { none } else { "yours are:" };
+    let others = match live.is_empty() {
+        false => "yours are:",
+        true if forbidden => "what a sandbox has to allow is in README, Security",
+        true => none,
+    };
     let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
     Err(format!("no server of this session: {looked_for}{refused}\n{others}{list}"))
 }

@@ -5,15 +5,22 @@ set -euo pipefail
 binary=$1 folder=$2
 mkdir -p "$folder/home"
 unset PYTHONUNBUFFERED # with it `print` writes twice, and a stream has an event for each write
-mkfifo "$folder/in"
+mkfifo "$folder/in" "$folder/in2"
 export HOME="$folder/home" TMPDIR="$folder" CLAUDE_CODE_SESSION_ID="bridge-$$"
 "$binary" server <"$folder/in" >"$folder/out" &
 server=$!
 exec 3>"$folder/in"
-trap 'exec 3>&-; wait $server' EXIT
-echo '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"execute","arguments":{"code":"x = 5"}}}' >&3
+CLAUDE_CODE_SESSION_ID="other-$$" "$binary" server <"$folder/in2" >"$folder/out2" 2>/dev/null 3>&- &
+other=$!
+exec 4>"$folder/in2"
+trap 'exec 3>&- 4>&-; wait $server $other' EXIT
 socket=/tmp/python-interpreter-$$.sock
-for _ in $(seq 500); do [ -S "$socket" ] && grep -q isError "$folder/out" && break; sleep 0.02; done
+say() { # to a server: its socket, its answers, the value that x is to have
+    echo '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"execute","arguments":{"code":"x = '"$3"'"}}}'
+    for _ in $(seq 500); do [ -S "$1" ] && grep -q isError "$2" && break; sleep 0.02; done
+}
+say "$socket" "$folder/out" 5 >&3
+say "/tmp/python-interpreter-$$-$other.sock" "$folder/out2" 6 >&4
 
 passed=0
 expect() { # a name, what is expected somewhere in what came, what came
@@ -33,5 +40,7 @@ expect 'the client' '10' "$("$binary" client -c 'print(x*2)')"
 if [ "$(id -u)" = 0 ]; then
     # Its own PIDs tell it nothing of the host: the session's id does.
     expect 'the client in a PID namespace' '10' "$(unshare --fork --pid --mount-proc "$binary" client -c 'print(x*2)')"
+    export CLAUDE_CODE_SESSION_ID="other-$$"
+    expect 'the client of another session there' '12' "$(unshare --fork --pid --mount-proc "$binary" client -c 'print(x*2)')"
 fi
 echo "$passed bridge checks passed"

@@ -383,6 +383,35 @@ impl Host {
     }
 }
 
+/// Runs the words after it where no Unix socket can be made (seccomp(2)), as in the sandbox of Claude Code.
+#[cfg(target_os = "linux")]
+const SANDBOX: &str = r"
+import ctypes, os, struct, sys
+number = {'x86_64': 41, 'aarch64': 198}[os.uname().machine]  # socket(2)
+step = lambda code, yes, no, value: struct.pack('HBBI', code, yes, no, value)
+steps = b''.join([step(0x20, 0, 0, 0), step(0x15, 0, 3, number), step(0x20, 0, 0, 16), step(0x15, 0, 1, 1),
+                  step(0x06, 0, 0, 0x00050001), step(0x06, 0, 0, 0x7fff0000)])  # AF_UNIX: EPERM
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('filter', ctypes.c_char_p)]
+libc, program = ctypes.CDLL(None), Program(6, steps)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(program)) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+#[cfg(target_os = "linux")]
+fn where_a_sandbox_forbids_sockets_the_client_says_so() {
+    let (_server, socket) = start();
+    let mut command = Command::new(python());
+    command.args(["-c", SANDBOX]).arg(binary()).args(["client", "-c", "1"]).stdin(Stdio::null());
+    let output = command.env_remove("MCP_PY_SOCKET").output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{err}");
+    assert!(err.contains(&format!("  {socket}: Operation not permitted")), "{err}");
+    assert!(err.contains(": a sandbox or another user may forbid it\n") && err.contains("README, Security"), "{err}");
+    assert!(!err.contains("there is none of yours"), "{err}");
+}
+
 const HEREDOC: &str = "mcp-py-client <<'PY'\nprint(x * 2)\nPY\n";
 
 #[test]
