@@ -190,6 +190,29 @@ with tempfile.TemporaryDirectory(prefix="mcp-py-claude-") as folder:
     check("outside of it the client works", told[:2] == ("{'a': 1}", False), told)
     settings.write_text(json.dumps(ALLOW))
 
+    # Esc: what it sends for that is the same as of a program that drives it.
+    for name, spin in (("execute", lambda code: (TOOL + "execute", {"code": code})),
+                       ("the client", lambda code: ("Bash", {"command": "mcp-py-client <<'PY'\n%s\nPY" % code}))):
+        started = project / ("spins-" + name.replace(" ", "-"))
+        model = Model([spin("x = 1\nopen(%r, 'w').close()\nwhile True: pass" % str(started)), (TOOL + "execute", {"code": "x + 1"})])
+        driven = subprocess.Popen([CLAUDE, "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", "--allowedTools",
+                                   "mcp__python-interpreter"], cwd=project, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                                  env=dict(env, ANTHROPIC_BASE_URL="http://127.0.0.1:%d" % model.server_port))
+
+        def say(message):
+            driven.stdin.write(json.dumps(message) + "\n")
+            driven.stdin.flush()
+
+        say({"type": "user", "message": {"role": "user", "content": "go"}})
+        eventually("a cell of %s spins" % name, started.exists)
+        say({"type": "control_request", "request_id": "1", "request": {"subtype": "interrupt"}})
+        say({"type": "user", "message": {"role": "user", "content": "on"}})
+        eventually("after Esc there is an answer", lambda: len(results(model.requests[-1])) == 2)
+        told = results(model.requests[-1])[1]
+        check("which has the variables", told[:2] == ("2", False), told)
+        driven.stdin.close()
+        driven.wait(DEADLINE)
+
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
         started = project / ("started-%d" % number)
         model = Model([(TOOL + "execute", {"code": "open(%r, 'w').close()\nwhile True: pass" % str(started)})])
