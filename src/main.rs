@@ -16,6 +16,11 @@
 //! between two lines of it. Whatever may block is done by a thread that owns nothing and posts what it found. What
 //! this costs: output files are written by the loop, so a disk that hangs under the output directory hangs the server.
 //!
+//! The way of a cell: `take_line`, `tools_call` and `run_tool` (or `attend_peer` and `serve_peer`) bring it to an
+//! interpreter, `submit` queues it, `begin` sends it. `read_pipe` and `take_frame` collect what comes until the frame
+//! `done`, or the exit: `cell_ended` or `bury`. From there `conclude` puts the answer together and `finish` gives it
+//! the shape that whoever asked wants, on stdout or in a peer's outbox.
+//!
 //! Who closes what: the server closes the control socket to let an idle worker leave. A worker's death is its exit,
 //! never an end of file, for its children may hold its pipes open.
 //!
@@ -177,10 +182,7 @@ fn main() -> ExitCode {
             Ok(text) => (text, String::new(), 0),
             Err(why) => (String::new(), format!("mcp-py install: {why}\n"), 1),
         },
-        ["doctor"] => {
-            let (text, good) = doctor();
-            (text, String::new(), u8::from(!good))
-        }
+        ["doctor"] => doctor(),
         _ => (String::new(), USAGE.to_owned(), 2),
     };
     let written = io::stdout().write_all(out.as_bytes()).and_then(|()| io::stderr().write_all(err.as_bytes()));
@@ -2258,15 +2260,12 @@ impl Interpreter {
         let (Some(process), Some(current)) = (&self.process, &mut self.talk.current) else { return };
         let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < patience(OFFLINE_MEMORY));
         let env = match (&process.env, offline) {
-            (Some(env), None) if installs() => Ok(env.clone()),
+            (Some(env), None) if installs() => env.clone(),
             (Some(_), Some(since)) if installs() => {
-                Err(format!("{package} was not installed: {} s ago there was no network", since.as_secs()))
+                let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
+                return self.installed(number, Err(why), desk);
             }
-            _ => Err(by_hand),
-        };
-        let env = match env {
-            Ok(env) => env,
-            Err(why) => return self.installed(number, Err(why), desk),
+            _ => return self.installed(number, Err(by_hand), desk),
         };
         desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
         let (leash, key, name, asked) = (Leash::default(), current.key, self.name.clone(), number.clone());
@@ -2274,10 +2273,8 @@ impl Interpreter {
         current.installer = Some(leash);
         let work = move || {
             let outcome = install_package(&env, &package, &held);
-            let outcome = match outcome {
-                Ok(what) => Ok(format!("installed {what} for {module}")),
-                Err(why) => Err(format!("{package} could not be installed: {why}")),
-            };
+            let outcome = outcome.map(|what| format!("installed {what} for {module}"));
+            let outcome = outcome.map_err(|why| format!("{package} could not be installed: {why}"));
             post(move |server| {
                 let (interpreter, desk) = server.interpreter(&name);
                 if interpreter.talk.current.as_ref().is_some_and(|current| current.key == key) {
@@ -2316,11 +2313,10 @@ impl Interpreter {
         let Some(call) = desk.calls.get(&current.key) else { return };
         if block.len() > PICTURE_BYTES_MAX || call.pictures.len() >= FIGURES_MAX {
             let why = "figures of over 64 MiB, or over 100 in a cell, were dropped";
-            let told = call.notes.last().is_some_and(|last| last == why);
-            return if told {
-            } else {
-                desk.tell(current.key, "note", why.into())
-            };
+            if call.notes.last().is_none_or(|last| last != why) {
+                desk.tell(current.key, "note", why.into());
+            }
+            return;
         }
         let bytes = from_base64(block.as_bytes());
         let saved = desk.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
@@ -3354,8 +3350,8 @@ fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
 /// What is found, or what is wrong and what to do.
 type Fact = (&'static str, Result<String, String>);
 
-/// What this machine has of what we need, a line each, and whether all of it is good.
-fn doctor() -> (String, bool) {
+/// What this machine has of what we need, a line each for stdout; the exit code says whether all of it is good.
+fn doctor() -> (String, String, u8) {
     let own = env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
     let shown = |path: &Path| path.display().to_string();
     let role = |name: &str| match find_on_path(name) {
@@ -3395,7 +3391,7 @@ fn doctor() -> (String, bool) {
         Ok(text) => format!("ok   {fact:<13} {}\n", text.trim_end()),
         Err(why) => format!("BAD  {fact:<13} {why}\n"),
     };
-    (facts.iter().map(line).collect(), facts.iter().all(|(_, found)| found.is_ok()))
+    (facts.iter().map(line).collect(), String::new(), facts.iter().any(|(_, found)| found.is_err()).into())
 }
 
 /// The builtin's Python, its environment, and who installs packages there.

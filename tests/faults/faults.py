@@ -325,6 +325,22 @@ def resources():
         server.process.stdin.close()
         check("and it ends well", server.process.wait(DEADLINE) == 0)
         shutil.rmtree(server.folder)
+        folder = tempfile.mkdtemp(prefix="mcp-py-faults-", dir="/var/tmp")
+        os.mkdir(folder + "/home")
+        os.chown(folder + "/home", NOBODY, NOBODY)
+        server = Server(folder=folder, user=NOBODY, limits=[(resource.RLIMIT_NPROC, 60)])
+        server.run("1")
+        others = [subprocess.Popen(["sleep", "1000"], preexec_fn=lambda: os.setuid(NOBODY)) for _ in range(60)]
+        try:
+            text = server.call("execute", code="import zz_none")["content"][0]["text"]
+            check("without threads a missing import fails in words", "[mcp-py: no thread could be started: " in text
+                  and text.endswith("No module named 'zz_none'"), text)
+            check("and cells run", server.run("6 * 7") == "42")
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
+        server.end()
     server = Server(limits=[(resource.RLIMIT_AS, 400 << 20)])
     text = server.run("x = bytearray(10 ** 10)")
     check("without memory a cell gets its MemoryError", text.endswith("MemoryError"), text)

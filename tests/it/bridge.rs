@@ -433,8 +433,10 @@ fn a_slow_reader_gets_all_of_it_and_holds_up_nobody() {
 fn a_peer_that_takes_nothing_for_a_minute_is_dropped_and_its_cell_is_interrupted() {
     let (mut server, socket) = start_in_a_hurry("30");
     let mut stream = connect(&socket);
-    let code = "print('z' * 9_999_999)\nwhile True: pass";
+    let running = server.folder().path().join("running");
+    let code = format!("open({running:?}, 'w').close()\nprint('z' * 9_999_999)\nwhile True: pass");
     stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
+    eventually(DEADLINE, "it runs", || running.exists());
     assert_eq!(server.ok("'free'"), "'free'"); // nothing else would have ended that cell
     let came = rest_of(&mut stream);
     assert!(came.starts_with(b"HTTP/1.1 200 OK") && came.len() < 9_999_999, "{} bytes", came.len());
