@@ -101,12 +101,14 @@ impl Answer {
     }
 }
 
-/// All that comes until the server closes; `None` where it says nothing.
+/// All that comes until the server closes.
+#[track_caller]
 fn rest_of(stream: &mut UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    stream
-        .read_to_end(&mut bytes)
-        .unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&bytes)));
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(2_000)]);
+        panic!("{error} after {} bytes: {shown:?}", bytes.len());
+    }
     bytes
 }
 
