@@ -237,13 +237,18 @@ def keep_ends(text):
 armed = False  # whether SIGINT raises: only while user code runs, and once a cell
 interrupted = False  # whether it has, in this cell
 sending = deferred = False  # whether a frame is on its way, and whether SIGINT came meanwhile
+ask_loop = None  # has the event loop that runs a cell interrupt it between two callbacks
 users_handler = None  # what user code put in place of ours: it holds during cells
 
 def on_sigint(_signal, _frame):
-    """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell."""
-    global armed, interrupted, deferred
+    """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell.
+    In an event loop the first one waits for a place where it tears nothing; the next, 200 ms later, does not."""
+    global armed, interrupted, deferred, ask_loop
     if armed and sending:
         deferred = True
+    elif armed and ask_loop is not None:
+        ask, ask_loop = ask_loop, None
+        ask()
     elif armed:
         armed, interrupted = False, True
         raise KeyboardInterrupt
@@ -363,16 +368,19 @@ loop = None  # of top-level await: one for the interpreter's life
 
 def run_task(steps):
     """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
-    global loop
+    global loop, ask_loop
     asyncio = modules.get("asyncio") or late_import("asyncio")
     if loop is None or loop.is_closed():
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
     task = loop.create_task(in_turn(steps))
+    ask_loop = lambda: loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))  # noqa: E731
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
         error, place = raised, raised.__traceback__
+    finally:
+        ask_loop = None
     if not task.done():  # interrupted, somewhere in the loop: where the task was waiting is what matters
         task.cancel()
         try:
@@ -471,11 +479,9 @@ class PyplotFinder:
         spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
-
             def load_and_replace(module):
                 load(module)
                 module.show = show_figures
-
             spec.loader.exec_module = load_and_replace
         return spec
 

@@ -256,6 +256,28 @@ fn a_handler_of_the_users_own_holds_during_cells_and_only_then() {
 }
 
 #[test]
+fn tasks_that_keep_the_loop_busy_survive_the_interrupt_of_another() {
+    let mut server = Server::start();
+    server.ok(&py("
+        import asyncio
+        counts = [0] * 20
+        async def count(which):
+            while True:
+                await asyncio.sleep(0.0001 * which)
+                counts[which] += 1
+        tasks = [asyncio.ensure_future(count(which)) for which in range(20)]
+        await asyncio.sleep(0)
+        "));
+    for _ in 0..20 {
+        let text = interrupted(&mut server, 0.1, "await asyncio.sleep(60)");
+        has(&mut server, &text, &["KeyboardInterrupt"]);
+    }
+    let moves = "before = counts[:]; await asyncio.sleep(0.5); [a < b for a, b in zip(before, counts)].count(True)";
+    check(&mut server, moves, "20");
+    check(&mut server, "[task.done() for task in tasks].count(True)", "0");
+}
+
+#[test]
 fn an_interrupted_await_ends_its_own_task_and_no_other() {
     let mut server = Server::start();
     server.ok(&py("
