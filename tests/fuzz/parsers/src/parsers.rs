@@ -1,0 +1,90 @@
+//! One round: the first byte chooses the parser, the rest is its input. A panic is a finding.
+
+use super::*;
+
+pub fn one(bytes: &[u8]) {
+    let Some((kind, input)) = bytes.split_first() else { return };
+    match kind % 5 {
+        0 => lines(input),
+        1 => head(input),
+        2 => text(input),
+        3 => arguments(input),
+        _ => drop(from_base64(input)),
+    }
+}
+
+/// What the lines of a stream are taken for.
+fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    let (mut lines, mut told) = (rpc::Lines::default(), Vec::new());
+    let mut take = |line: rpc::Line| {
+        told.push(match rpc::parse(line) {
+            rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
+            rpc::Message::Notification { method, params } => format!("notification {method} {params}"),
+            rpc::Message::Nothing => "nothing".into(),
+            rpc::Message::Unreadable { why } => format!("unreadable {why}"),
+            rpc::Message::Invalid { id, code, why } => format!("invalid {id:?} {code} {why}"),
+        });
+    };
+    pieces.into_iter().for_each(|piece| lines.feed(piece, &mut take));
+    lines.finish(&mut take);
+    told
+}
+
+/// However a stream arrives, its lines are the same, and a request can be answered.
+fn lines(input: &[u8]) {
+    let whole = taken([input]);
+    let half = input.len() / 2;
+    assert_eq!(taken([&input[..half], &input[half..]]), whole);
+    assert_eq!(taken(input.chunks(1)), whole);
+    if let Some(clean) = rpc::without_lone_surrogates(input) {
+        assert!(rpc::without_lone_surrogates(&clean).is_none());
+    }
+}
+
+/// What is known of a request's beginning stays known when more of it arrives.
+fn head(input: &[u8]) {
+    let verdict = |bytes: &[u8]| match http::head(bytes) {
+        None => None,
+        Some(Ok(head)) => {
+            assert!(head.size <= bytes.len() && head.length <= REQUEST_BYTES_MAX);
+            let _ = route(&head);
+            Some(format!("{} {} {} {}", head.method, head.path, head.size, head.length))
+        }
+        Some(Err((status, _))) => Some(status.to_owned()),
+    };
+    let whole = verdict(input);
+    for at in 0..input.len() {
+        if let Some(early) = verdict(&input[..at]) {
+            assert_eq!(Some(early), whole, "at {at}");
+        }
+    }
+}
+
+/// Bytes as text, however they arrive: nothing is lost before the limit, and the ends stay.
+fn text(input: &[u8]) {
+    let shown = escaped(input);
+    let (mut held, mut sent) = (Vec::new(), String::new());
+    for piece in input.chunks(3) {
+        held.extend_from_slice(piece);
+        let rest = held.split_off(held.len() - cut_character(&held));
+        sent += &escaped(&mem::replace(&mut held, rest));
+    }
+    assert_eq!(sent + &escaped(&held), shown);
+    let (mut whole, mut pieces) = (Ends::default(), Ends::default());
+    whole.take(input);
+    input.chunks(3).for_each(|piece| pieces.take(piece));
+    assert_eq!((whole.chars, whole.text()), (pieces.chars, pieces.text()));
+    for most in [2, 10, 80] {
+        assert!(keep_ends(&shown, most).chars().count() <= most + 60);
+    }
+}
+
+/// Arguments of any shape are taken or refused in words.
+fn arguments(input: &[u8]) {
+    let Ok(Value::Object(given)) = serde_json::from_slice(input) else { return };
+    for tool in tools() {
+        if let Err(why) = tool.check(given.clone()) {
+            assert!(!why.is_empty() && why.len() < 10_000);
+        }
+    }
+}
