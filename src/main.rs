@@ -3258,7 +3258,7 @@ fn find_session() -> Result<(UnixStream, i32), String> {
     let none = "there is none of yours: start it with `claude mcp add`, see README";
     let others = match live.is_empty() {
         false => "yours are:",
-        true if forbidden => "what a sandbox has to allow is in README, Security",
+        true if forbidden => "what a sandbox has to allow is in README, Security; the tool `execute` works without",
         true => none,
     };
     let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
