@@ -3472,7 +3472,9 @@ fn find_host(own: i32, seen: &BTreeMap<i32, Seen>) -> Host {
     };
     let other = chain.clone().find(|(_, process)| !LAUNCHERS.contains(&process.name.as_str()));
     let Some(found) = chain.clone().find(is_claude).or(other) else { return Host::default() };
-    Host { pid: Some(found.0), name: Some(found.1.name.clone()), is_claude: is_claude(&found) }
+    let is_claude = is_claude(&found);
+    let name = if is_claude { "claude" } else { &found.1.name }; // which may be the name of a version
+    Host { pid: Some(found.0), name: Some(name.into()), is_claude }
 }
 
 /// All processes, from one `ps`; where there is none that we understand, from /proc.

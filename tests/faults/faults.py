@@ -160,7 +160,7 @@ CELLS = [
     "import time; time.sleep(1000)",
     "while True: print('x' * 1000)",
     "import subprocess; subprocess.run(['sleep', '1000'])",
-    "import os, time\nfor n in range(3):\n    if os.fork() == 0: time.sleep(1000); os._exit(0)\nos.wait()",
+    "import os, time\nfor n in range(3):\n    if os.fork() == 0: time.sleep(1000); os._exit(0)\ntime.sleep(1000)",
     "try:\n    while True: pass\nexcept KeyboardInterrupt:\n    while True: pass",
 ]
 
