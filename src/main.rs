@@ -1360,6 +1360,7 @@ impl Interpreter {
     /// What the clock asks for; returns when to look again. Every signal to a living worker is sent here (I8).
     fn tick(&mut self, now: Instant, desk: &mut Desk) -> Instant {
         let (mut next, mut kill) = (now + IDLE_TICK, None);
+        // Kills at an end for its reason; an end without one lies ahead, and only has us look again.
         let mut bound = |end: Option<Instant>, why| match end {
             Some(end) if end <= now => kill = kill.or(Some(why)),
             Some(end) => next = next.min(end),
@@ -3444,7 +3445,7 @@ struct Seen {
 
 const LAUNCHERS: [&str; 4] = ["uv", "uvx", "npx", "npm"]; // they start servers for hosts
 
-/// It takes a `ps`.
+/// It takes a `ps`: for threads, never for the loop (I2), as PROJECT and PUBLISHED are.
 static HOST: LazyLock<Host> = LazyLock::new(|| find_host(std::process::id() as i32, &processes()));
 
 /// It takes an `lsof`.

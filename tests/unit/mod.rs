@@ -531,8 +531,8 @@ fn the_host_is_found_in_a_snapshot() {
         ("1 0 init; 40 1 login; 50 40 bash; 99 50 mcp-py", Some((50, "bash", false))),
         // Claude, by its name or its place, near or far
         ("50 1 claude; 99 50 mcp-py", Some((50, "claude", true))),
-        ("50 1 Claude; 99 50 mcp-py", Some((50, "Claude", true))),
-        ("50 1 2.1.330 /home/u/.local/share/claude/versions/2.1.330; 99 50 mcp-py", Some((50, "2.1.330", true))),
+        ("50 1 Claude; 99 50 mcp-py", Some((50, "claude", true))),
+        ("50 1 2.1.330 /home/u/.local/share/claude/versions/2.1.330; 99 50 mcp-py", Some((50, "claude", true))),
         ("40 1 claude; 50 40 bash; 60 50 uv; 99 60 mcp-py", Some((40, "claude", true))),
         ("30 1 claude; 40 30 bash; 50 40 claude; 60 50 sh; 99 60 mcp-py", Some((50, "claude", true))),
         ("50 1 claudette; 99 50 mcp-py", Some((50, "claudette", false))),
