@@ -5,6 +5,7 @@
 No account and no network are needed: ANTHROPIC_BASE_URL leads to this process, which streams the next call of a script as the
 model's answer until the script is over. Claude Code runs each, and sends its result with the next request.
 """
+import atexit
 import http.server
 import json
 import os
@@ -196,8 +197,9 @@ with tempfile.TemporaryDirectory(prefix="mcp-py-claude-") as folder:
         started = project / ("spins-" + name.replace(" ", "-"))
         model = Model([spin("x = 1\nopen(%r, 'w').close()\nwhile True: pass" % str(started)), (TOOL + "execute", {"code": "x + 1"})])
         driven = subprocess.Popen([CLAUDE, "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", "--allowedTools",
-                                   "mcp__python-interpreter"], cwd=project, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                                   "mcp__python-interpreter"], cwd=project, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
                                   env=dict(env, ANTHROPIC_BASE_URL="http://127.0.0.1:%d" % model.server_port))
+        atexit.register(driven.kill)
 
         def say(message):
             driven.stdin.write(json.dumps(message) + "\n")
@@ -219,6 +221,7 @@ with tempfile.TemporaryDirectory(prefix="mcp-py-claude-") as folder:
         busy = subprocess.Popen([CLAUDE, "-p", "go", "--allowedTools", "mcp__python-interpreter"], cwd=project, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                 env=dict(env, ANTHROPIC_BASE_URL="http://127.0.0.1:%d" % model.server_port))
+        atexit.register(busy.kill)
         eventually("a cell runs", started.exists)
         busy.send_signal(number)
         busy.wait(DEADLINE)
