@@ -532,7 +532,7 @@ impl Desk {
     /// not take at once would only make its queue longer.
     fn report(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Option<Instant> {
         let progress = self.calls.get_mut(&key)?.progress.as_mut()?;
-        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { patience(PROGRESS_AT_LEAST) } {
+        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST } {
             (progress.last, progress.chars) = (now, chars);
             let elapsed = now - progress.since;
             let message = Some(line()).filter(|line| !line.is_empty());
