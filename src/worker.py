@@ -246,7 +246,7 @@ def on_sigint(_signal, _frame):
     global armed, interrupted, deferred, ask_loop
     if armed and sending:
         deferred = True
-    elif armed and ask_loop is not None:
+    elif armed and ask_loop is not None and getpid() == PID:
         ask, ask_loop = ask_loop, None
         ask()
     elif armed:

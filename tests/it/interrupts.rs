@@ -278,6 +278,16 @@ fn tasks_that_keep_the_loop_busy_survive_the_interrupt_of_another() {
 }
 
 #[test]
+fn an_interrupt_of_an_await_reaches_the_children_that_it_forked() {
+    let mut server = Server::start();
+    let code = "import asyncio, os, time\npid = os.fork()\nif pid == 0: time.sleep(1000)\nawait asyncio.sleep(60)";
+    let text = interrupted(&mut server, 0.5, code);
+    has(&mut server, &text, &["KeyboardInterrupt"]);
+    let result = server.call("execute", json!({"code": "os.waitpid(pid, 0)[0] == pid", "timeout": 5}));
+    assert!(result.text.ends_with("True"), "{}", result.text);
+}
+
+#[test]
 fn an_interrupted_await_ends_its_own_task_and_no_other() {
     let mut server = Server::start();
     server.ok(&py("
