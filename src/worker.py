@@ -120,10 +120,18 @@ def open_null_as_stdin():
         dup2(null, 0)
         close_descriptor(null)
 
+def leads_to(descriptor):
+    """What a descriptor is open to, by device and inode; None where it is closed."""
+    try:
+        status = fstat(descriptor)
+        return status.st_dev, status.st_ino
+    except OSError:
+        return None
+
 control = os.dup(0)
 open_null_as_stdin()
 spares = os.dup(1), os.dup(2)  # close-on-exec, as the control descriptor: os.dup makes them so (PEP 446)
-pipes = [(fstat(spare).st_dev, fstat(spare).st_ino) for spare in spares]
+server, pipes = leads_to(control), [leads_to(spare) for spare in spares]
 own_streams = sys.stdout, sys.stderr
 for stream in own_streams:
     stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
@@ -140,17 +148,10 @@ def flush_streams():
 def mend_streams(notes):
     """Puts back what the cell closed or redirected for good, so that the next cell is heard (I4)."""
     for descriptor, (spare, pipe) in enumerate(zip(spares, pipes), 1):
-        try:
-            status = fstat(descriptor)
-            if (status.st_dev, status.st_ino) == pipe:
-                continue
-        except OSError:
-            pass
-        dup2(spare, descriptor)
-        notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
-    try:
-        fstat(0)
-    except OSError:
+        if leads_to(descriptor) != pipe:
+            dup2(spare, descriptor)
+            notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
+    if leads_to(0) is None:
         open_null_as_stdin()
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name, None)
@@ -507,10 +508,9 @@ def show_value(value):
         data = value._repr_png_()
         data = data[0] if isinstance(data, tuple) else data
     if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
-        pieces = [data[at : at + IMAGE_PART] for at in range(0, len(data), IMAGE_PART)]
-        frames = [{"op": "image", "data": to_base64(piece, newline=False).decode(), "more": True} for piece in pieces]
-        frames[-1]["more"] = False
-        send_in_cell(frames)
+        pieces = [to_base64(data[at : at + IMAGE_PART], newline=False) for at in range(0, len(data), IMAGE_PART)]
+        more = [True] * (len(pieces) - 1) + [False]
+        send_in_cell({"op": "image", "data": piece.decode(), "more": left} for piece, left in zip(pieces, more))
 
 sys.meta_path.insert(0, PyplotFinder)
 sys.meta_path.append(Installer)
@@ -577,11 +577,9 @@ def serve(request):
     operation, notes = request["op"], []
     for name in [name for name in asked if not asked[name]]:
         del asked[name]
-    if operation == "run":
-        cells += 1
-        result, error = run_cell(request["code"], "<cell %d>" % cells)
-    elif operation == "startup":
-        result, error = run_cell(request["code"], "<startup script>")
+    if "code" in request:
+        cells += operation == "run"
+        result, error = run_cell(request["code"], "<startup script>" if operation == "startup" else "<cell %d>" % cells)
     else:
         result, error = guarded({"list_vars": list_vars, "reset": reset}[operation])
     text, code = (None, 0) if error is None else report(error)
@@ -618,6 +616,8 @@ def main():
                 serve(request)
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
             text, code = report(error)
+            if leads_to(control) != server:
+                raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
             if unanswered:
                 answer(None, text, code, [])
             else:

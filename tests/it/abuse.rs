@@ -249,7 +249,11 @@ fn a_stream_of_the_users_own_stays_until_the_user_takes_it_back() {
 fn closing_every_descriptor_is_a_death_that_is_told() {
     let mut server = Server::start();
     let text = failure(&mut server, "import os\nprint('before')\nos.closerange(3, 1024)");
-    has(&mut server, &text, &["before", "[mcp-py: ", "variables are gone"]);
+    has(&mut server, &text, &["before\na cell closed descriptor ", "[mcp-py: ", "variables are gone"]);
+    // The worker once complained of it in a loop, until it was killed a second later.
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let text = failure(&mut server, "import os\nos.closerange(0, 1024)");
+    has(&mut server, &text, &["[mcp-py: ", "variables are gone"]);
     check(&mut server, "6 * 7", "42");
 }
 
