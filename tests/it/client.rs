@@ -34,6 +34,7 @@ const SHOWN_BYTES: usize = 1500;
 const RECORDED_BYTES: usize = 17 << 20;
 
 pub fn binary() -> &'static Path {
+    procs::default_signals();
     Path::new(env!("CARGO_BIN_EXE_mcp-py"))
 }
 

@@ -98,6 +98,25 @@ pub fn kill(pid: i32, signal: i32) -> bool {
     unsafe { libc::kill(pid, signal) == 0 }
 }
 
+/// Has what is started from now on get the default SIGINT and SIGHUP, also where the tests themselves ignore them, as
+/// under nohup or in the background of a script: exec(3) leaves an ignored signal ignored, but resets a caught one.
+#[allow(unsafe_code)]
+pub fn default_signals() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for signal in [libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: the handler does nothing; what was there before is put back.
+            unsafe {
+                let before = libc::signal(signal, nothing as *const () as usize);
+                if before != libc::SIG_IGN {
+                    libc::signal(signal, before);
+                }
+            }
+        }
+    });
+}
+
 /// Polls until the condition holds; panics with `what` where it does not within the deadline.
 #[track_caller]
 pub fn eventually(deadline: Duration, what: &str, mut holds: impl FnMut() -> bool) {

@@ -265,6 +265,7 @@ fn ctrl_c_and_a_kill_interrupt_the_clients_cell_and_no_other() {
         let mut child = spinning(&socket);
         let behind = server.start_exec("'mine'");
         procs::kill(child.id() as i32, signal);
+        eventually(DEADLINE, "the client dies", || child.try_wait().unwrap().is_some());
         assert_eq!(child.wait().unwrap().signal(), Some(signal), "it dies of the signal");
         let result = server.wait(behind);
         assert_eq!((result.text.as_str(), result.is_error), ("'mine'", false));
