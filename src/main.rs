@@ -89,7 +89,6 @@ const FRAME_BYTES_MAX: usize = 4 << 20; // one line from a worker: it sends resu
 /// How much is read at a time, and the size of stdout's pipe on Linux: 64 KiB would cost four times the context
 /// switches, 1 MiB for each of 50 interpreters would exhaust a user's share of pipe memory.
 const PIPE_BYTES: usize = 256 << 10;
-const LAST_OUTPUT_BYTES_MAX: usize = 64 << 20; // read after a worker's death: another process may still be writing
 
 const TEXT_CHARS_MAX: usize = 25_000; // of an answer; a longer one shows its ends:
 const HEAD_CHARS: usize = 20_000;
@@ -1292,7 +1291,7 @@ impl Interpreter {
                 desk.finish(key, "", false, 0);
                 continue;
             }
-            self.read_what_is_there(usize::MAX, desk);
+            self.read_what_is_there(desk);
             self.begin(key, &request, timeout);
         }
         if !self.waiting.is_empty() && !self.runs() {
@@ -1486,7 +1485,7 @@ impl Interpreter {
                     self.talk.picture += frame["data"].as_str().unwrap_or_default();
                 }
                 if frame["more"] != true {
-                    self.read_what_is_there(usize::MAX, desk); // the notes come behind what was printed before
+                    self.read_what_is_there(desk); // the notes come behind what was printed before
                     self.take_picture(desk);
                 }
             }
@@ -1495,7 +1494,7 @@ impl Interpreter {
                 if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
                     return false; // an installer may take it for an option
                 }
-                self.read_what_is_there(usize::MAX, desk);
+                self.read_what_is_there(desk);
                 self.install(frame["number"].clone(), name, desk);
             }
             Some("done") => return self.cell_ended(text("result"), text("error"), frame, desk),
@@ -1507,7 +1506,7 @@ impl Interpreter {
 
     fn cell_ended(&mut self, result: Option<String>, error: Option<String>, frame: &Value, desk: &mut Desk) -> bool {
         // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
-        self.read_what_is_there(usize::MAX, desk);
+        self.read_what_is_there(desk);
         let result = result.unwrap_or_default();
         match self.cell.streams[RESULT].chars {
             0 => self.cell.take(RESULT, result.as_bytes(), &mut desk.files),
@@ -1575,11 +1574,11 @@ impl Interpreter {
         count
     }
 
-    /// Reads what the pipes hold now, at most `most` bytes of each.
-    fn read_what_is_there(&mut self, most: usize, desk: &mut Desk) {
+    /// Reads what the pipes hold now, and no more: another process may go on writing.
+    fn read_what_is_there(&mut self, desk: &mut Desk) {
         for stream in 0..2 {
             let pipe = self.process.as_ref().map(|process| &process.pipes[stream]);
-            let mut left = pipe.map_or(0, sys::bytes_readable).min(most);
+            let mut left = pipe.map_or(0, sys::bytes_readable);
             while left > 0 {
                 let count = self.read_pipe(stream, left, desk);
                 left = if count == 0 { 0 } else { left - count };
@@ -1591,7 +1590,7 @@ impl Interpreter {
     fn bury(&mut self, desk: &mut Desk) {
         (0..FRAME_BYTES_MAX / PIPE_BYTES).for_each(|_| self.read_control(desk)); // a result it sent just before counts
         self.process.iter().for_each(Process::kill_group);
-        self.read_what_is_there(LAST_OUTPUT_BYTES_MAX, desk);
+        self.read_what_is_there(desk);
         let (Some(mut process), talk) = (self.process.take(), mem::take(&mut self.talk)) else { return };
         let (cause, name) = (process.bury(talk.killed), &self.name);
         let failed = process.env.is_some() && talk.version.is_none() && talk.killed.is_none();
@@ -2497,6 +2496,7 @@ fn load_saved() -> Result<Value, String> {
     let parsed = match read {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(json!({"discover_jetbrains": true})),
         Err(error) => Err(error.to_string()),
+        Ok(_) if bytes.len() as u64 == SAVED_BYTES_MAX => Err("it has 8 MiB or more".into()),
         Ok(_) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
     };
     let with_list = parsed.and_then(|mut root| {

@@ -328,6 +328,10 @@ fn a_body_that_is_refused_early_is_read_away_so_that_the_answer_arrives() {
     stream.write_all(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n").unwrap();
     stream.write_all(&vec![b'x'; 900_000]).expect("the body is read away");
     assert_eq!(Answer::of(&rest_of(&mut stream)).status, 404);
+    // Up to 1 MiB; whoever goes on is cut off.
+    let mut stream = connect(&socket);
+    stream.write_all(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n").unwrap();
+    stream.write_all(&vec![b'x'; 9_000_000]).expect_err("it is hung up");
 }
 
 // ---- streaming -----------------------------------------------------------------------------------------------------

@@ -289,6 +289,35 @@ fn an_lsof_that_hangs_delays_only_the_answer_that_needs_it() {
 }
 
 #[test]
+fn sixty_four_calls_may_look_at_files_at_once_and_the_next_is_refused() {
+    let folder = Folder::new();
+    let mark = hanging(&folder, "lsof");
+    let mut server = Server::with(|builder| builder.folder(&folder).env("PATH", path_with(&folder)).under("claude"));
+    server.initialize();
+    let asked: Vec<i64> = (0..64).map(|_| server.start_call("get_session_info", json!({}))).collect();
+    server.expect_file(&mark);
+    let refused = server.call("list_interpreters", json!({}));
+    assert!(refused.is_error && refused.text == "64 calls of this kind are running already", "{}", refused.text);
+    assert_eq!(server.ok("6 * 7"), "42");
+    for id in asked {
+        assert!(!server.wait(id).is_error);
+    }
+    assert!(!server.call("list_interpreters", json!({})).is_error);
+}
+
+#[test]
+fn a_ps_that_never_ends_to_print_is_cut_off() {
+    let folder = Folder::new();
+    folder.script("ps", "#!/bin/sh\nexec yes 123456789 1 claude claude\n");
+    let mut server = Server::with(|builder| builder.folder(&folder).env("PATH", path_with(&folder)).under("claude"));
+    let began = Instant::now();
+    let told = info(&mut server);
+    assert_eq!((&told["host"], &told["host_pid"]), (&json!("claude"), &json!(server.outer_pid())), "from /proc");
+    let peak = procs::peak_rss_kb(server.pid());
+    assert!(peak < 40 << 10, "8 MiB were enough, not {peak} KiB in {:?}", began.elapsed());
+}
+
+#[test]
 fn a_ps_or_lsof_that_was_given_up_is_not_left_running() {
     let folder = Folder::new();
     let marks = [hanging(&folder, "ps"), hanging(&folder, "lsof")];

@@ -1,9 +1,13 @@
 //! What comes on stdin, and what goes out on stdout: DESIGN 7, row by row.
 
-use crate::client::{modern_params, python, Server, DEADLINE, LEGACY, MODERN};
+use crate::client::{binary, modern_params, python, Server, DEADLINE, LEGACY, MODERN};
 use crate::procs;
 use serde_json::{json, Value};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const VERSIONS: [&str; 5] = [MODERN, "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
@@ -220,6 +224,17 @@ fn listen(server: &mut Server) -> i64 {
     assert_eq!(message["params"]["notifications"], json!({}), "nothing is granted: {message}");
     assert_eq!(message["params"]["_meta"][SUBSCRIPTION_KEY], id, "{message}");
     id
+}
+
+#[test]
+fn sixty_four_subscriptions_may_be_open_and_the_next_is_refused() {
+    let mut server = Server::start();
+    let open: Vec<i64> = (0..64).map(|_| listen(&mut server)).collect();
+    let wanted = json!({"notifications": {}});
+    let response = server.modern("subscriptions/listen", wanted);
+    expect_error(&mut server, &response, -32603);
+    server.cancel(open[0]);
+    listen(&mut server);
 }
 
 #[track_caller]
@@ -1055,6 +1070,37 @@ fn a_stopped_reader_does_not_stop_the_reading_of_stdin() {
     server.expect_file(&flag);
     server.release_stdout();
     server.wait(after);
+}
+
+#[test]
+fn past_64_mib_of_answers_that_nobody_takes_stdin_rests() {
+    let mut child = Command::new(binary())
+        .arg("server")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a server");
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let writer = std::thread::spawn({
+        let (sent, id) = (sent.clone(), "x".repeat(8 << 20));
+        move || {
+            for _ in 0..24 {
+                let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n");
+                stdin.write_all(ping.as_bytes()).expect("stdin");
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    procs::eventually(DEADLINE, "64 MiB are answered", || sent.load(Ordering::Relaxed) >= 8);
+    std::thread::sleep(SECOND); // the rest takes a quarter of that where it is read
+    let read = sent.load(Ordering::Relaxed);
+    let lines = BufReader::new(stdout).lines().map(|line| line.expect("an answer").len());
+    assert_eq!(lines.filter(|length| *length > 8 << 20).count(), 24, "nothing is lost");
+    assert!((8..=10).contains(&read), "{read}");
+    writer.join().unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -535,6 +535,25 @@ fn a_server_under_another_host_and_one_of_another_user_get_not_a_byte() {
 }
 
 #[test]
+fn a_server_that_never_answers_holds_up_the_search_for_seconds_only() {
+    let silent = format!("/tmp/python-interpreter-{}-silent.sock", std::process::id());
+    let _ = fs::remove_file(&silent);
+    let listener = std::os::unix::net::UnixListener::bind(&silent).unwrap();
+    let folder = Folder::new();
+    let mut command = Command::new(binary());
+    command.args(["client", "-c", "1"]).env_clear().env("PATH", path_without_the_tests(&folder));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let in_time = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually(DEADLINE, "the client gives up", || child.try_wait().unwrap().is_some());
+    }));
+    fs::remove_file(&silent).unwrap();
+    drop(listener); // and with it the client's wait
+    let (code, _, err) = said(child);
+    assert!(in_time.is_ok() && code == 125 && err.contains("no server of this session"), "{code} {err}");
+}
+
+#[test]
 fn what_is_given_as_socket_and_is_none_is_said() {
     let folder = Folder::new();
     let (file, nowhere) = (folder.path().join("file"), folder.path().join("nowhere"));

@@ -1004,6 +1004,7 @@ fn what_is_no_python_is_an_error_with_its_output_and_leaves_nothing() {
     folder.script("no-format", "print('hello')\n");
     folder.script("garbage", "#!/bin/sh\necho '{\"op\": \"nonsense\"}' >&0\nsleep 600\n");
     folder.script("no-json", "#!/bin/sh\necho 'hello' >&0\nsleep 600\n");
+    folder.script("endless", "#!/bin/sh\nhead -c 8388608 /dev/zero >&0\nsleep 600\n");
     folder.script("loud", "#!/bin/sh\necho this goes out\necho this goes wrong >&2\nexit 7\n");
     folder.script("killed", "#!/bin/sh\nkill -KILL $$\n");
     folder.script("done-at-once", "#!/bin/sh\necho '{\"op\":\"done\",\"result\":null,\"exit\":0}' >&0\nsleep 600\n");
@@ -1020,6 +1021,7 @@ fn what_is_no_python_is_an_error_with_its_output_and_leaves_nothing() {
         (path("garbage"), vec!["control socket"]),
         (path("no-json"), vec!["control socket"]),
         (path("done-at-once"), vec!["control socket"]),
+        (path("endless"), vec!["control socket"]), // a frame has 4 MiB at most
         (path("loud"), vec!["code 7", "this goes out", "this goes wrong"]),
         (path("killed"), vec!["SIGKILL"]),
         (path("missing"), vec!["missing", "No such file"]),
@@ -1594,6 +1596,17 @@ fn fields_that_we_do_not_know_are_kept() {
         after["interpreters"]["x"].as_object_mut().unwrap().remove(field);
     }
     assert_eq!(after, expected);
+}
+
+#[test]
+fn a_file_of_8_mib_is_left_alone_and_the_reason_is_its_size() {
+    let folder = Folder::new();
+    let name = "x".repeat(8 << 20);
+    write_saved(&folder, format!("{{\"interpreters\": {{\"{name}\": {{}}}}}}").as_bytes());
+    let mut server = start(&folder);
+    let adding = json!({"name": "y", "python_path": python(), "save": true});
+    refused(&mut server, "add_interpreter", adding, &["left as it is", "8 MiB or more"]);
+    assert!(fs::metadata(saved_file(&folder)).unwrap().len() > 8 << 20);
 }
 
 #[test]
