@@ -134,8 +134,7 @@ const OFFLINE_MEMORY: Duration = Duration::from_secs(60); // no install is tried
 const REQUEST_LIMIT: Duration = Duration::from_secs(10); // for an HTTP request to arrive
 const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take something
 const PEER_DRAIN: Duration = Duration::from_secs(1); // for a peer to hang up after its answer
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const FOR_EVER: Duration = Duration::from_secs(1 << 32); // a peer that waits for its cell
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10); // where there are no descriptors for a connection
 const HEALTH_LIMIT: Duration = Duration::from_secs(5); // for a server that the client asks who it is: it runs lsof
 
 /// Exit codes of the client, and `exit_code` of the bridge, beside what a cell exits with.
@@ -210,7 +209,7 @@ struct Server {
     stdin: Option<File>,             // None after its end
     agreed: Option<&'static str>,    // the version that `initialize` agreed on
     begun: bool,                     // a message came that means a session, not a mere question who we are
-    drain_by: Option<Instant>,       // Stdin has ended: what was asked before may still end until then
+    drain_by: Option<Instant>,       // stdin has ended: what was asked before may still end until then
     leaving: Option<(i32, Instant)>, // we are going, with this exit code: workers may leave by themselves until then
 }
 
@@ -225,7 +224,7 @@ struct Desk {
     errands: usize,
     cells_waiting: usize,
     offline: Option<Instant>, // when an installer found no network
-    stdout: Stdout,
+    stdout: Outbox,
     files: OutputFiles,
     buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
     closing: bool,
@@ -266,6 +265,7 @@ type Event = Box<dyn FnOnce(&mut Server) + Send>;
 
 /// The way into the loop: the events, and a socket that wakes it.
 static POST: OnceLock<(mpsc::Sender<Event>, UnixStream)> = OnceLock::new();
+static STARTED: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
 /// Has the loop run this, soon.
 fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
@@ -282,61 +282,58 @@ fn ask<T: Send + 'static>(question: impl FnOnce(&mut Server) -> T + Send + 'stat
     receive.recv().map_err(|_| "the server is ending".into())
 }
 
-static STARTED: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
-
 fn serve() -> ! {
     LazyLock::force(&STARTED);
     if io::stdin().is_terminal() {
         say("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
     }
     let mut server = Server::default();
-    let Err(why) = server.run();
-    say(&why);
+    let Err(error) = server.run();
+    say(&format!("can't serve: {error}"));
     server.exit(1)
 }
 
 impl Server {
     /// The loop. What it waits for is over at the latest when `tick` says.
-    fn run(&mut self) -> Result<std::convert::Infallible, String> {
-        let failed = |error: io::Error| format!("can't serve: {error}");
-        let (wake, waker) = UnixStream::pair().map_err(failed)?;
-        [&wake, &waker].iter().try_for_each(|end| end.set_nonblocking(true)).map_err(failed)?;
+    fn run(&mut self) -> io::Result<std::convert::Infallible> {
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
         let (sender, events) = mpsc::channel();
         let _ = POST.set((sender, waker));
         sys::catch_signals();
-        self.stdin = Some(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?.into());
+        self.stdin = Some(io::stdin().as_fd().try_clone_to_owned()?.into());
         self.desk.buffer = vec![0; PIPE_BYTES];
         let (mut lines, mut chunk, mut set) = (rpc::Lines::default(), vec![0; 64 << 10], Vec::new());
         loop {
             let until = self.tick();
-            let stdin = self.stdin.as_ref().filter(|_| self.desk.stdout.waiting.len() < STDOUT_WAITING_MAX);
+            let stdin = self.stdin.as_ref().filter(|_| self.desk.stdout.memory.len() < STDOUT_WAITING_MAX);
+            let listener = self.bridge.as_ref().filter(|_| self.desk.peers.len() < 2 * PEERS_MAX);
+            let peers: Vec<_> = self.desk.peers.keys().copied().collect();
             set.clear();
             set.push(sys::watch(wake.as_raw_fd(), libc::POLLIN));
-            set.push(self.desk.stdout.watch());
             set.push(sys::watch(stdin.map_or(-1, File::as_raw_fd), libc::POLLIN));
-            let some_room = self.desk.peers.len() < 2 * PEERS_MAX;
-            let listener = self.bridge.as_ref().filter(|bridge| some_room && bridge.rests_until <= Instant::now());
             set.push(sys::watch(listener.map_or(-1, |bridge| bridge.listener.as_raw_fd()), libc::POLLIN));
+            set.push(self.desk.stdout.watch(1, 0));
             set.extend(self.desk.peers.values().map(Peer::watch));
-            let peers: Vec<_> = self.desk.peers.keys().copied().collect();
             set.extend(self.interpreters.values().filter_map(Interpreter::watch).flatten());
             sys::poll(&mut set, until);
             let (ours, theirs) = set.split_at(4);
             let (of_peers, theirs) = theirs.split_at(peers.len());
             let running = self.interpreters.values_mut().filter(|one| one.process.is_some());
-            for (interpreter, ready) in running.zip(theirs.chunks(3)) {
-                interpreter.attend(ready, &mut self.desk);
-            }
+            running.zip(theirs.chunks(3)).for_each(|(one, ready)| one.attend(ready, &mut self.desk));
             for (id, ready) in peers.into_iter().zip(of_peers).filter(|(_, ready)| ready.revents != 0) {
                 self.attend_peer(id, ready.revents);
             }
-            if ours[3].revents != 0 {
+            if ours[2].revents != 0 {
                 self.accept();
             }
-            if ours[1].revents != 0 && !self.desk.stdout.attend(ours[1].revents) {
+            self.desk.stdout.flush(1);
+            if ours[3].revents & !libc::POLLOUT != 0 {
+                self.desk.stdout = Outbox { gone: true, ..Outbox::default() };
                 self.end_stdin(); // nobody reads our answers any more, which comes to the same
             }
-            if let (true, Some(stdin)) = (ours[2].revents != 0, &mut self.stdin) {
+            if let (true, Some(stdin)) = (ours[1].revents != 0, &mut self.stdin) {
                 match stdin.read(&mut chunk) {
                     Ok(0) => {
                         mem::take(&mut lines).finish(|line| self.take_line(line));
@@ -344,7 +341,7 @@ impl Server {
                     }
                     Ok(count) => lines.feed(&chunk[..count], |line| self.take_line(line)),
                     Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                    Err(error) => return Err(format!("stdin can't be read: {error}")),
+                    Err(error) => return Err(error),
                 }
             }
             if ours[0].revents != 0 {
@@ -360,28 +357,26 @@ impl Server {
     /// What the clock asks for; returns when to look again.
     fn tick(&mut self) -> Instant {
         let now = Instant::now();
-        let late: Vec<_> = self.desk.peers.iter().filter(|(_, peer)| peer.until <= now).map(|(id, _)| *id).collect();
+        let is_late = |peer: &Peer| peer.until.is_some_and(|end| end <= now);
+        let late: Vec<_> = self.desk.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id).collect();
         late.into_iter().for_each(|id| self.attend_peer(id, 0));
-        let desk = &mut self.desk;
         self.interpreters.retain(|_, interpreter| !interpreter.has_gone(now));
-        let ticks = self.interpreters.values_mut().map(|interpreter| interpreter.tick(now, desk));
-        let next = ticks.fold(now + IDLE_TICK, Instant::min);
-        let rest = self.bridge.as_ref().map(|bridge| bridge.rests_until).filter(|until| *until > now);
-        let mut next = desk.peers.values().map(|peer| peer.until).chain(rest).fold(next, Instant::min);
-        if let (Some(end), None) = (self.drain_by, self.leaving) {
-            if end <= now || (desk.calls.is_empty() && desk.stdout.waiting.is_empty()) {
+        let desk = &mut self.desk;
+        let next = self.interpreters.values_mut().map(|one| one.tick(now, desk)).fold(now + IDLE_TICK, Instant::min);
+        let next = desk.peers.values().filter_map(|peer| peer.until).fold(next, Instant::min);
+        match (self.leaving, self.drain_by) {
+            (Some((code, end)), _) => {
+                if end + KILL_LIMIT <= now || self.interpreters.values().all(|one| one.process.is_none()) {
+                    self.exit(code);
+                }
+                next.min(end + KILL_LIMIT)
+            }
+            (None, Some(end)) if end <= now || (desk.calls.is_empty() && desk.stdout.is_empty()) => {
                 self.leave(0, EOF_GRACE);
-                return now;
+                now
             }
-            next = next.min(end);
+            (None, end) => end.map_or(next, |end| next.min(end)),
         }
-        if let Some((code, end)) = self.leaving {
-            if end + KILL_LIMIT <= now || self.interpreters.values().all(|one| one.process.is_none()) {
-                self.exit(code);
-            }
-            next = next.min(end + KILL_LIMIT);
-        }
-        next
     }
 
     fn end_stdin(&mut self) {
@@ -401,17 +396,16 @@ impl Server {
         for id in mem::take(&mut self.desk.listening) {
             let mut result = in_era(json!({}), true);
             result["_meta"]["io.modelcontextprotocol/subscriptionId"] = id.clone();
-            self.desk.stdout.send(&rpc::response(&id, result));
+            self.desk.send(&rpc::response(&id, result));
         }
         self.interpreters.values().filter_map(|one| one.process.as_ref()).for_each(Process::kill_group);
         self.interpreters.clear(); // and with them their installers (I11)
         self.desk.files.remove();
         self.bridge = None;
         let end = Instant::now() + KILL_LIMIT;
-        while !self.desk.stdout.waiting.is_empty() && Instant::now() < end {
-            let mut set = [self.desk.stdout.watch()];
-            sys::poll(&mut set, end);
-            self.desk.stdout.attend(set[0].revents);
+        while !self.desk.stdout.is_empty() && Instant::now() < end {
+            sys::poll(&mut [self.desk.stdout.watch(1, 0)], end);
+            self.desk.stdout.flush(1);
         }
         std::process::exit(code)
     }
@@ -432,12 +426,12 @@ impl Server {
     /// Does what may take its time in a thread (I2).
     fn errand(&mut self, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
         ensure(self.desk.errands < ERRANDS_MAX, || format!("{ERRANDS_MAX} calls of this kind are running already"))?;
-        self.desk.errands += 1;
         start_thread("errand", || {
             work();
             post(|server| server.desk.errands -= 1);
-        })
-        .inspect_err(|_| self.desk.errands -= 1)
+        })?;
+        self.desk.errands += 1; // before the loop takes what the thread posts
+        Ok(())
     }
 
     /// MCP's cancellation: of the newest request with this id.
@@ -465,7 +459,7 @@ impl Server {
             }
             Run::Errand(handler) => self.errand(move || {
                 let result = handler(key, &given).unwrap_or_else(|why| tool_text(&why, true));
-                post(move |server| _ = server.desk.answer(key, result));
+                post(move |server| server.desk.answer(key, result));
             }),
         }
     }
@@ -480,49 +474,67 @@ impl Desk {
     fn open_call(&mut self, to: To, token: Option<Value>) -> u64 {
         let (key, now) = (self.key(), Instant::now());
         let progress = token.map(|token| Progress { token, since: now, last: now, chars: 0 });
-        self.calls
-            .insert(key, Call { to, progress, interpreter: None, notes: Vec::new(), pictures: Vec::new(), then: None });
+        let (notes, pictures) = (Vec::new(), Vec::new());
+        self.calls.insert(key, Call { to, progress, interpreter: None, notes, pictures, then: None });
         key
     }
 
-    /// The end of a call's cell. False where the call was cancelled meanwhile: nothing is sent then.
-    fn finish(&mut self, key: u64, text: &str, is_error: bool, exit: i32) -> bool {
-        let Some(call) = self.calls.get_mut(&key) else { return false };
-        let pictures = mem::take(&mut call.pictures);
-        let mut told = json!({"result": text, "is_error": is_error, "exit_code": exit});
-        match (&call.to, call.then.take()) {
-            (_, Some(errand)) => errand.send(if is_error { Err(text.to_owned()) } else { Ok(()) }).is_ok(),
-            (To::Execute(id) | To::Stream(id, Stream { begun: false, .. }), None) if exit == UNKNOWN => {
-                let id = *id;
-                self.refuse(id, "404 Not Found", text);
-                self.calls.remove(&key).is_some()
-            }
-            (To::Execute(_), None) => {
-                told["images"] = pictures.into_iter().filter_map(|picture| picture.path).collect();
-                self.answer(key, told)
-            }
-            (To::Stream(..), None) => {
-                self.event(key, Some(told), true);
-                self.calls.remove(&key).is_some()
-            }
-            (To::Mcp { .. } | To::Tool(_), None) => {
-                let blocks = pictures.into_iter().filter_map(|picture| picture.block);
-                let blocks = blocks.map(|data| json!({"type": "image", "data": data, "mimeType": "image/png"}));
-                let mut result = tool_text(text, is_error);
-                if let Some(content) = result["content"].as_array_mut() {
-                    content.extend(blocks);
-                }
-                self.answer(key, result)
-            }
+    /// A message to the host. What stdout does not take at once waits, so a slow reader holds up no cell and loses
+    /// nothing.
+    fn send(&mut self, message: &[u8]) {
+        self.stdout.push(1, message, None);
+    }
+
+    /// Sends the result of an open call, unless that was cancelled meanwhile.
+    fn answer(&mut self, key: u64, result: Value) {
+        match self.calls.remove(&key).map(|call| call.to) {
+            None => {}
+            Some(To::Mcp { id, modern }) => self.send(&rpc::response(&id, in_era(result, modern))),
+            Some(To::Tool(id) | To::Execute(id) | To::Stream(id, _)) => self.respond(id, "200 OK", &result),
         }
     }
 
-    /// Sends the result of an open call; false where it was cancelled meanwhile.
-    fn answer(&mut self, key: u64, result: Value) -> bool {
-        match self.calls.remove(&key).map(|call| call.to) {
-            None => return false,
-            Some(To::Mcp { id, modern }) => self.stdout.send(&rpc::response(&id, in_era(result, modern))),
-            Some(To::Tool(id) | To::Execute(id) | To::Stream(id, _)) => self.respond(id, &result),
+    /// The answer to a cell that did not run, or had nothing to do.
+    fn finish(&mut self, key: u64, error: Option<&str>, exit: i32) {
+        let ending = Ending { error: error.map(str::to_owned), is_error: error.is_some(), exit, notes: Vec::new() };
+        self.conclude(key, &mut Output::default(), ending, Vec::new());
+    }
+
+    /// A cell's answer, in the shape that its call wants. False where it was cancelled meanwhile.
+    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, mut notes: Vec<String>) -> bool {
+        let Some(call) = self.calls.get_mut(&key) else { return false };
+        if let Some(errand) = call.then.take() {
+            return errand.send(ending.error.map_or(Ok(()), Err)).is_ok();
+        }
+        notes.append(&mut call.notes);
+        let (is_error, exit, pictures) = (ending.is_error, ending.exit, mem::take(&mut call.pictures));
+        let end = |text: String| json!({"result": text, "is_error": is_error, "exit_code": exit});
+        match &mut call.to {
+            To::Execute(id) | To::Stream(id, Stream { begun: false, .. }) if exit == UNKNOWN => {
+                let id = *id;
+                self.refuse(id, "404 Not Found", &ending.error.unwrap_or_default());
+                self.calls.remove(&key);
+            }
+            To::Stream(_, stream) => {
+                let told = output.tell(ending, notes, stream.full, &mut self.files);
+                let last = self.end_stream(key, told);
+                self.event(key, Some(end(last)), true);
+                self.calls.remove(&key);
+            }
+            To::Execute(_) => {
+                let mut answer = end(output.tell(ending, notes, false, &mut self.files).text());
+                answer["images"] = pictures.into_iter().filter_map(|picture| picture.path).collect();
+                self.answer(key, answer);
+            }
+            To::Mcp { .. } | To::Tool(_) => {
+                let text = output.tell(ending, notes, false, &mut self.files).text();
+                let mut result = tool_text(&text, is_error);
+                if let Some(content) = result["content"].as_array_mut() {
+                    let blocks = pictures.into_iter().filter_map(|picture| picture.block);
+                    content.extend(blocks.map(|data| json!({"type": "image", "data": data, "mimeType": "image/png"})));
+                }
+                self.answer(key, result);
+            }
         }
         true
     }
@@ -531,51 +543,76 @@ impl Desk {
     /// not take at once would only make its queue longer.
     fn report(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Option<Instant> {
         let progress = self.calls.get_mut(&key)?.progress.as_mut()?;
-        if now >= progress.last + if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST } {
+        let pause = if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST };
+        if now >= progress.last + pause && self.stdout.is_empty() {
             (progress.last, progress.chars) = (now, chars);
             let elapsed = now - progress.since;
             let message = Some(line()).filter(|line| !line.is_empty());
             let message = message.unwrap_or_else(|| format!("running for {} s", elapsed.as_secs()));
             let seconds = elapsed.as_millis() as f64 / 1000.0;
             let params = json!({"progressToken": progress.token, "progress": seconds, "message": message});
-            if self.stdout.waiting.is_empty() {
-                self.stdout.send(&rpc::notification("notifications/progress", params));
-            }
+            self.send(&rpc::notification("notifications/progress", params));
         }
         Some(now + PROGRESS_EVERY)
     }
 }
 
-/// The way out: what stdout does not take at once waits here, so a slow reader holds up no cell and loses nothing.
+/// What waits for a reader who is slow: in memory, and behind that in a file without a name.
 #[derive(Default)]
-struct Stdout {
-    waiting: VecDeque<u8>,
-    gone: bool, // nobody reads it any more
+struct Outbox {
+    memory: VecDeque<u8>,
+    file: Option<(File, u64, u64)>, // and what of it waits: from, to
+    gone: bool,                     // nobody reads any more
 }
 
-impl Stdout {
-    fn send(&mut self, message: &[u8]) {
-        let written = if self.waiting.is_empty() { sys::write_ready(1, message) } else { 0 };
-        if !self.gone {
-            self.waiting.extend(&message[written..]);
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.file.is_none()
+    }
+
+    /// What poll is to look for; without anything that waits only whether the reader is gone.
+    fn watch(&self, fd: i32, events: libc::c_short) -> libc::pollfd {
+        sys::watch(if self.gone { -1 } else { fd }, events | if self.is_empty() { 0 } else { libc::POLLOUT })
+    }
+
+    /// Writes what the descriptor takes; the rest waits, much of it in a file if there may be one. False where it can't
+    /// be kept.
+    fn push(&mut self, fd: i32, bytes: &[u8], files: Option<&mut OutputFiles>) -> bool {
+        let written = if self.is_empty() { sys::write_ready(fd, bytes) } else { 0 };
+        let rest = &bytes[if self.gone { bytes.len() } else { written }..];
+        if let (None, Some(files)) = (&self.file, files.filter(|_| self.memory.len() + rest.len() > OUTBOX_BYTES)) {
+            let Ok(file) = files.unnamed() else { return false };
+            self.file = Some((file, 0, 0));
         }
-    }
-
-    fn watch(&self) -> libc::pollfd {
-        let events = if self.waiting.is_empty() { 0 } else { libc::POLLOUT }; // without events: whether it is gone
-        sys::watch(if self.gone { -1 } else { 1 }, events)
-    }
-
-    /// Writes on; false once nobody reads.
-    fn attend(&mut self, ready: libc::c_short) -> bool {
-        self.gone = ready & !libc::POLLOUT != 0;
-        let written = match self.gone {
-            true => self.waiting.len(),
-            false => sys::write_ready(1, self.waiting.as_slices().0),
+        let Some((file, _, to)) = &mut self.file else {
+            self.memory.extend(rest);
+            return true;
         };
-        self.waiting.drain(..written);
-        self.waiting.shrink_to(PIPE_BYTES);
-        !self.gone
+        let kept = *to < CELL_FILE_BYTES_MAX && file.write_all_at(rest, *to).is_ok();
+        *to += rest.len() as u64;
+        kept
+    }
+
+    /// Writes on, as much as the descriptor takes. Returns whether that was something.
+    fn flush(&mut self, fd: i32) -> bool {
+        let mut moved = false;
+        while !self.is_empty() {
+            if let (true, Some((file, from, _))) = (self.memory.is_empty(), &mut self.file) {
+                let mut buffer = vec![0; PIPE_BYTES];
+                let count = file.read_at(&mut buffer, *from).unwrap_or(0);
+                *from += count as u64;
+                self.memory.extend(&buffer[..count]);
+                self.file.take_if(|(_, from, to)| count == 0 || from >= to);
+            }
+            let written = sys::write_ready(fd, self.memory.as_slices().0);
+            if written == 0 {
+                break;
+            }
+            self.memory.drain(..written);
+            moved = true;
+        }
+        self.memory.shrink_to(PIPE_BYTES);
+        moved
     }
 }
 
@@ -605,8 +642,8 @@ impl Server {
         match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => match self.request(&id, &method, &params) {
                 Ok(None) => {}
-                Ok(Some(result)) => self.desk.stdout.send(&rpc::response(&id, result)),
-                Err((code, message, data)) => self.desk.stdout.send(&rpc::error(Some(&id), code, &message, data)),
+                Ok(Some(result)) => self.desk.send(&rpc::response(&id, result)),
+                Err((code, message, data)) => self.desk.send(&rpc::error(Some(&id), code, &message, data)),
             },
             rpc::Message::Notification { method, params } => {
                 self.begin();
@@ -620,7 +657,7 @@ impl Server {
                 say(&format!("refused: {why}"));
                 // Schemas before 2025-11-25 require an id in errors: there we keep silent where it is not known.
                 if id.is_some() || matches!(self.agreed, None | Some("2025-11-25")) {
-                    self.desk.stdout.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
+                    self.desk.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
                 }
             }
         }
@@ -658,7 +695,7 @@ impl Server {
                     if modern {
                         cache(&mut result);
                     }
-                    post(move |server| _ = server.desk.answer(key, result));
+                    post(move |server| server.desk.answer(key, result));
                 };
                 return self.errand(list).map(|()| None).or_else(|why| refuse(rpc::INTERNAL_ERROR, why));
             }
@@ -681,7 +718,7 @@ impl Server {
         }
         self.desk.listening.push(id.clone());
         let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
-        self.desk.stdout.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
+        self.desk.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
         Ok(())
     }
 
@@ -1272,7 +1309,7 @@ impl Interpreter {
         let name = &self.name;
         ensure(self.when_gone.is_empty(), || format!("interpreter '{name}' is being stopped: this one was not run"))?;
         if cell.request.is_null() && self.process.is_some() && self.talk.up {
-            desk.finish(cell.key, "", false, 0);
+            desk.finish(cell.key, None, 0);
             return Ok(());
         }
         desk.cells_waiting += 1;
@@ -1288,7 +1325,7 @@ impl Interpreter {
             let Some(Cell { key, request, timeout }) = self.waiting.pop_front() else { return };
             desk.cells_waiting -= 1;
             if request.is_null() {
-                desk.finish(key, "", false, 0);
+                desk.finish(key, None, 0);
                 continue;
             }
             self.read_what_is_there(desk);
@@ -1337,7 +1374,7 @@ impl Interpreter {
     fn fail_waiting(&mut self, why: &str, desk: &mut Desk) {
         desk.cells_waiting -= self.waiting.len();
         let exit = if self.config.is_none() { UNKNOWN } else { EXIT_FAILED };
-        self.waiting.drain(..).for_each(|cell| _ = desk.finish(cell.key, why, true, exit));
+        self.waiting.drain(..).for_each(|cell| desk.finish(cell.key, Some(why), exit));
     }
 
     /// Interrupts the cell with this key, or takes it out of the queue; without a key whichever runs. Returns whether.
@@ -1509,7 +1546,7 @@ impl Interpreter {
         self.read_what_is_there(desk);
         let result = result.unwrap_or_default();
         match self.cell.streams[RESULT].chars {
-            0 => self.cell.take(RESULT, result.as_bytes(), &mut desk.files),
+            0 if result.len() <= HEAD_BYTES => self.cell.take(RESULT, result.as_bytes(), &mut desk.files),
             _ => self.take_result(&result, desk),
         }
         let Some(Current { key, interrupt, .. }) = self.talk.current.take() else { return false };
@@ -1600,7 +1637,7 @@ impl Interpreter {
         }
         if !talk.up {
             // For those who wait there is nothing to run on.
-            let printed = mem::take(&mut self.between).tell(talk.script, Vec::new(), &mut desk.files).text();
+            let printed = mem::take(&mut self.between).tell(talk.script, Vec::new(), false, &mut desk.files).text();
             let why = format!("interpreter '{name}' did not start: it {cause}\n{printed}");
             return self.fail_waiting(why.trim_end(), desk);
         }
@@ -1705,12 +1742,18 @@ const RESULT: usize = 2; // the stream after stdout and stderr: the result's rep
 /// What a cell printed: its ends in memory, the whole in a file once it is longer than an answer can be.
 #[derive(Default)]
 struct Output {
-    streams: [Ends; 3],              // stdout, stderr, result
-    log: Vec<u8>,                    // everything in the order of arrival, until there is a file
-    spooled: Option<(PathBuf, u64)>, // the file and its size
-    file: Option<File>,              // open until writing failed or the limit was reached
-    trouble: Option<String>,         // what to say of the file besides its path
-    last: (usize, bool),             // the stream that was written last, and whether it ended within a line
+    streams: [Ends; 3], // stdout, stderr, result
+    log: Vec<u8>,       // everything in the order of arrival, until there is a file
+    spool: Option<Spool>,
+    last: (usize, bool), // the stream that was written last, and whether it ended within a line
+}
+
+/// A file of output.
+struct Spool {
+    path: PathBuf,
+    file: Option<File>,      // open until writing failed or the limit was reached
+    size: u64,               // bytes
+    trouble: Option<String>, // what to say of it besides its path
 }
 
 /// A stream without its middle.
@@ -1758,15 +1801,14 @@ fn cut_character(bytes: &[u8]) -> usize {
 fn keep_ends(text: &str, chars_max: usize) -> String {
     match text.chars().count() {
         chars if chars <= chars_max => text.to_owned(),
-        chars => cut_middle(text, [chars_max / 2; 2], chars as u64, [" … "; 2]),
+        chars => cut_middle(text, chars_max / 2, chars as u64),
     }
 }
 
-/// The ends of `text`, which has `chars` characters, or had them before its middle was dropped, and marks around how
-/// many are left out.
-fn cut_middle(text: &str, [head, tail]: [usize; 2], chars: u64, [before, after]: [&str; 2]) -> String {
-    let left_out = grouped(chars.saturating_sub((head + tail) as u64));
-    format!("{}{before}{left_out} characters left out{after}{}", first_chars(text, head), last_chars(text, tail))
+/// Two ends of `text`, which has `chars` characters, or had them before its middle was dropped.
+fn cut_middle(text: &str, end: usize, chars: u64) -> String {
+    let left_out = grouped(chars.saturating_sub(2 * end as u64));
+    format!("{} … {left_out} characters left out … {}", first_chars(text, end), last_chars(text, end))
 }
 
 fn first_chars(text: &str, count: usize) -> &str {
@@ -1791,8 +1833,8 @@ impl Output {
         }
         self.streams[stream].take(bytes);
         self.last = (stream, *last_byte != b'\n');
-        match self.spooled {
-            Some(_) => self.write(bytes, files),
+        match &mut self.spool {
+            Some(spool) => spool.write(bytes, files),
             None => self.log.extend_from_slice(bytes),
         }
         if self.log.len() > HEAD_BYTES {
@@ -1804,33 +1846,19 @@ impl Output {
         self.streams.iter().map(|stream| stream.chars).sum()
     }
 
-    /// Opens the file, unless that is done, and moves the log there. Returns its path.
-    fn spool(&mut self, files: &mut OutputFiles) -> String {
-        if self.spooled.is_none() {
-            let none = |why| (PathBuf::from("none"), Err(format!("the full output is in no file: {why}")));
+    /// The file, now if not before, where the log moves to then.
+    fn spool(&mut self, files: &mut OutputFiles) -> &mut Spool {
+        let log = mem::take(&mut self.log);
+        self.spool.get_or_insert_with(|| {
             let time = iso_time(SystemTime::now()).replace(['-', ':', 'Z'], "").replace('T', "_");
-            let created = files.create(|count| format!("output_{time}_{count:03}.txt"));
-            let (path, file) = created.map_or_else(none, |(path, file)| (path, Ok(file)));
-            (self.spooled, self.trouble, self.file) = (Some((path, 0)), file.as_ref().err().cloned(), file.ok());
-            let log = mem::take(&mut self.log);
-            self.write(&log, files);
-        }
-        self.spooled.iter().map(|(path, _)| path.to_string_lossy()).collect()
-    }
-
-    fn write(&mut self, bytes: &[u8], files: &mut OutputFiles) {
-        let (Some((path, written)), Some(file)) = (&mut self.spooled, &mut self.file) else { return };
-        let room = (CELL_FILE_BYTES_MAX - *written).min(bytes.len() as u64);
-        *written += room;
-        if files.grow(path, room) {
-            self.trouble = Some("older output files were removed: a session keeps 4 GiB of them".into());
-        }
-        let over = match file.write_all(&bytes[..room as usize]) {
-            Err(error) => format!("the file is not complete: {error}"),
-            Ok(()) if room < bytes.len() as u64 => "the file holds the first 1 GiB only".into(),
-            Ok(()) => return,
-        };
-        (self.file, self.trouble) = (None, Some(over));
+            let mut spool = Spool { path: "none".into(), file: None, size: 0, trouble: None };
+            match files.create(|count| format!("output_{time}_{count:03}.txt")) {
+                Ok((path, file)) => (spool.path, spool.file) = (path, Some(file)),
+                Err(why) => spool.trouble = Some(format!("the full output is in no file: {why}")),
+            }
+            spool.write(&log, files);
+            spool
+        })
     }
 
     /// The last line that was printed, for progress.
@@ -1841,52 +1869,66 @@ impl Output {
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
-    /// What there is to tell of a cell.
-    fn tell(&mut self, ending: Ending, mut notes: Vec<String>, files: &mut OutputFiles) -> Told {
-        let [stdout, stderr, result] = self.streams.each_ref().map(Ends::text);
+    /// What there is to tell of a cell; `full`: nothing is cut.
+    fn tell(&mut self, ending: Ending, mut notes: Vec<String>, full: bool, files: &mut OutputFiles) -> Told {
+        let [stdout, stderr, mut result] = self.streams.each_ref().map(Ends::text);
         let spawned = |text: &String| text.contains("Can't get attribute") && text.contains("__main__");
         let hint = stderr.iter().chain(&ending.error).any(spawned).then(|| SPAWN_HINT.to_owned());
         notes.extend(ending.notes.into_iter().chain(hint));
-        let printed: Vec<_> = [stdout, stderr].into_iter().flatten().collect();
-        let mut body = printed.iter().chain(&result).map(String::as_str).collect::<Vec<_>>().join("\n");
-        let (shown, mut cut) = (body.chars().count(), None);
-        if shown > TEXT_CHARS_MAX {
+        let mut printed: Vec<_> = stdout.into_iter().chain(stderr).collect();
+        let all = printed.iter().chain(&result).map(String::as_str).collect::<Vec<_>>().join("\n");
+        let (shown, mut cut) = (all.chars().count(), None);
+        if shown > TEXT_CHARS_MAX && !full {
             // A stream that lost its middle has more than the ends need on both sides of it. Bytes that are no text are
             // counted as what they are shown as.
-            let (path, rule, chars) = (self.spool(files), "=".repeat(50), self.chars().max(shown as u64));
+            let (rule, chars, spool) = ("=".repeat(50), self.chars().max(shown as u64), self.spool(files));
             let (size, left_out) = (grouped(chars), grouped(chars - TEXT_CHARS_MAX as u64));
-            let tail = format!("\n[mcp-py: … {left_out} characters left out …]\n{}\n", last_chars(&body, TAIL_CHARS));
-            let block =
-                format!("{rule}\n# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}\n{rule}");
-            body.truncate(first_chars(&body, HEAD_CHARS).len());
-            cut = Some((tail, block));
-            notes.extend(self.trouble.take());
-        } else {
-            body = printed.join("\n");
+            notes.extend(spool.trouble.take());
+            let tail = format!("\n[mcp-py: … {left_out} characters left out …]\n{}\n", last_chars(&all, TAIL_CHARS));
+            printed = vec![first_chars(&all, HEAD_CHARS).to_owned() + &tail];
+            let path = spool.path.display();
+            let facts = format!("# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}");
+            (cut, result) = (Some((tail, format!("{rule}\n{facts}\n{rule}"))), None);
         }
         let notes = notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))).collect();
-        Told { empty: printed.is_empty(), body, cut, notes, result, error: ending.error }
+        Told { printed, cut, notes, result, error: ending.error }
     }
 
     /// What was printed between cells, as a note in the next one's answer.
     fn as_note(&mut self, files: &mut OutputFiles) -> Option<String> {
-        let mut text = self.streams.each_ref().map(Ends::text).into_iter().flatten().collect::<Vec<_>>().join("\n");
-        let (chars, most, mut whole) =
-            (self.chars().max(text.chars().count() as u64), NOTE_CHARS_MAX / 2, String::new());
+        let mut text = self.streams.iter().filter_map(Ends::text).collect::<Vec<_>>().join("\n");
+        let (chars, most) = (self.chars().max(text.chars().count() as u64), NOTE_CHARS_MAX / 2);
+        let mut whole = String::new();
         if chars > most as u64 {
-            text = cut_middle(&text, [most / 2; 2], chars, [" … "; 2]);
-            whole = format!(", whole in {}", self.spool(files));
+            text = cut_middle(&text, most / 2, chars);
+            whole = format!(", whole in {}", self.spool(files).path.display());
         }
         let size = grouped(chars);
         (chars > 0).then(|| format!("output from between the cells, {size} chars{whole}:\n{text}\n"))
     }
 }
 
+impl Spool {
+    fn write(&mut self, bytes: &[u8], files: &mut OutputFiles) {
+        let Some(file) = &mut self.file else { return };
+        let room = (CELL_FILE_BYTES_MAX - self.size).min(bytes.len() as u64);
+        self.size += room;
+        if files.grow(&self.path, room) {
+            self.trouble = Some("older output files were removed: a session keeps 4 GiB of them".into());
+        }
+        let over = match file.write_all(&bytes[..room as usize]) {
+            Err(error) => format!("the file is not complete: {error}"),
+            Ok(()) if room < bytes.len() as u64 => "the file holds the first 1 GiB only".into(),
+            Ok(()) => return,
+        };
+        (self.file, self.trouble) = (None, Some(over));
+    }
+}
+
 /// The parts of an answer.
 struct Told {
-    body: String,                  // what was printed; of a long one with its result the head
-    empty: bool,                   // nothing was printed
-    cut: Option<(String, String)>, // the rest of a long one: its tail, and the block about it
+    printed: Vec<String>,          // stdout and stderr; of a long answer, with its result, the ends
+    cut: Option<(String, String)>, // of a long one: the tail as in `printed`, and the block about it
     notes: Vec<String>,
     result: Option<String>,
     error: Option<String>,
@@ -1894,14 +1936,9 @@ struct Told {
 
 impl Told {
     fn text(self) -> String {
-        let result = self.result.filter(|_| self.cut.is_none());
-        let body = Some(self.body).filter(|_| !self.empty || self.cut.is_some());
-        let (body, block) = match self.cut {
-            Some((tail, block)) => (body.map(|head| head + &tail), Some(block)),
-            None => (body, None),
-        };
-        let parts: Vec<_> = body.into_iter().chain(block).chain(self.notes).chain(result).chain(self.error).collect();
-        parts.join("\n")
+        let block = self.cut.map(|(_, block)| block);
+        let parts = self.printed.into_iter().chain(block).chain(self.notes).chain(self.result).chain(self.error);
+        parts.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -2575,18 +2612,17 @@ struct Bridge {
     own: PathBuf,
     shared: Option<PathBuf>,   // None without a host
     inode: Option<(u64, u64)>, // of the socket, by which our names are known
-    rests_until: Instant,      // accept failed, for lack of descriptors: not again before
 }
 
 /// A connection.
 struct Peer {
     stream: UnixStream,
-    input: Vec<u8>, // a request that is not complete; in phase Draining nothing
+    input: Vec<u8>, // a request that is not complete; while draining, what is read away
     out: Outbox,
     phase: Phase,
-    until: Instant, // when it is dropped, unless it moves before
-    without_body: bool,
-    call: Option<u64>, // what its hang-up interrupts
+    until: Option<Instant>, // when it is dropped, unless it moves before
+    without_body: bool,     // HEAD
+    call: Option<u64>,      // what its hang-up interrupts
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -2598,140 +2634,22 @@ enum Phase {
     Draining,  // what it still sends is read away, for closing would cut off our answer
 }
 
-/// What waits for a peer: in memory, beyond OUTBOX_BYTES in a file without a name.
-#[derive(Default)]
-struct Outbox {
-    memory: VecDeque<u8>,
-    file: Option<(File, u64, u64)>, // and what of it waits: from, to
-}
-
 /// Our names, bound and published by the first thread that asks. Err says why the host's is not ours.
-static PUBLISHED: LazyLock<Result<(), String>> = LazyLock::new(open_bridge);
-
-fn open_bridge() -> Result<(), String> {
+static PUBLISHED: LazyLock<Result<(), String>> = LazyLock::new(|| {
     let (host, own) = (HOST.pid, std::process::id());
     let name = |of: String| PathBuf::from(format!("{SOCKETS}{of}.sock"));
     let shared = host.map(|host| name(host.to_string()));
     let path = name(host.map_or(own.to_string(), |host| format!("{host}-{own}")));
-    let failed = |error: io::Error| format!("no bridge at {}: {error}", path.display());
     let _ = fs::remove_file(&path); // of a dead process that had our pid
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let (inode, rests_until) = (inode(&path), Instant::now());
-    let bridge = Bridge { listener, own: path.clone(), shared: shared.clone(), inode, rests_until };
+    let listener = UnixListener::bind(&path).and_then(|listener| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true).map(|()| listener)
+    });
+    let listener = listener.map_err(|error| format!("no bridge at {}: {error}", path.display()))?;
+    let bridge = Bridge { listener, own: path.clone(), shared: shared.clone(), inode: inode(&path) };
     ask(|server| server.bridge = Some(bridge))?;
     shared.map_or(Ok(()), |shared| publish(&path, &shared))
-}
-
-impl Server {
-    fn accept(&mut self) {
-        let Some(bridge) = &mut self.bridge else { return };
-        let Ok((stream, _)) = bridge.listener.accept() else {
-            bridge.rests_until = Instant::now() + ACCEPT_PAUSE;
-            return;
-        };
-        let ours = sys::peer(&stream).is_some_and(|(_, uid)| uid == sys::user_id());
-        if !ours || stream.set_nonblocking(true).is_err() {
-            return; // not a byte for others (I10)
-        }
-        let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
-        let (phase, until, out) = (Phase::Reading, Instant::now() + patience(REQUEST_LIMIT), Outbox::default());
-        let peer = Peer { stream, input: Vec::new(), out, phase, until, without_body: false, call: None };
-        self.desk.peers.insert(id, peer);
-        if full {
-            self.desk.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
-        }
-    }
-
-    /// Poll has something for a peer, or its time is over.
-    fn attend_peer(&mut self, id: u64, ready: libc::c_short) {
-        let desk = &mut self.desk;
-        let Some(peer) = desk.peers.get_mut(&id) else { return };
-        let late = peer.until <= Instant::now();
-        let reading = matches!(peer.phase, Phase::Reading | Phase::Continued);
-        if (late && !reading) || peer.attend(ready, &mut desk.buffer).is_err() {
-            let call = desk.peers.remove(&id).and_then(|peer| peer.call);
-            return call.into_iter().for_each(|key| self.cancel(key));
-        }
-        if !reading {
-            return;
-        }
-        match http::head(&peer.input) {
-            Some(Err((status, why))) => desk.refuse(id, status, &why),
-            Some(Ok(head)) => {
-                let whole = head.size + head.length;
-                if let Err((status, why)) = route(&head) {
-                    desk.refuse(id, status, &why);
-                } else if peer.input.len() >= whole {
-                    let body = peer.input[head.size..whole].to_vec();
-                    (peer.phase, peer.input, peer.without_body) = (Phase::Serving, Vec::new(), head.method == "HEAD");
-                    peer.until = Instant::now() + FOR_EVER;
-                    if let Err((status, why)) = self.serve_peer(id, &head, &body) {
-                        self.desk.refuse(id, status, &why);
-                    }
-                } else if head.expects && peer.phase == Phase::Reading {
-                    peer.phase = Phase::Continued;
-                    peer.push(b"HTTP/1.1 100 Continue\r\n\r\n", &mut desk.files);
-                } else if late {
-                    desk.refuse(id, "408 Request Timeout", "the request's body did not arrive within 10 s");
-                }
-            }
-            None if late => desk.refuse(id, "408 Request Timeout", "the request did not arrive within 10 s"),
-            None => {}
-        }
-    }
-
-    fn serve_peer(&mut self, id: u64, head: &http::Head, body: &[u8]) -> Result<(), http::Refusal> {
-        let bad = |why: String| ("400 Bad Request", why);
-        let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
-        let mut given: Object =
-            serde_json::from_slice(body).map_err(|why| bad(format!("the body is no JSON object: {why}")))?;
-        let (mut to, mut name) = (To::Tool(id), head.path.trim_start_matches("/tools/"));
-        if let "/execute" | "/interrupt" = name {
-            name = &name[1..];
-            let flag = |member: &str| match given.get(member) {
-                None | Some(Value::Null) => Ok(false),
-                Some(value) => {
-                    value.as_bool().ok_or_else(|| bad(format!("{member:?} must be true or false, got {value}")))
-                }
-            };
-            let (stream, full, interrupts) = (flag("stream")?, flag("full")?, name == "interrupt");
-            given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
-            given = find_tool(if interrupts { "list_vars" } else { "execute" })
-                .ok_or_else(|| bad(String::new()))?
-                .check(given)
-                .map_err(bad)?;
-            if interrupts {
-                let current = self.interpreters.get_mut(text(&given, "interpreter").unwrap_or(BUILTIN));
-                let interrupted = current.is_some_and(|one| one.interrupt(None, &mut self.desk));
-                self.desk.respond(id, &json!({ "interrupted": interrupted }));
-                return Ok(());
-            }
-            to = if stream { To::Stream(id, Stream::new(full, !head.old)) } else { To::Execute(id) };
-        }
-        let key = self.desk.open_call(to, None);
-        self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
-        let interpreter = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
-        let started = match find_tool(name) {
-            Some(tool) => self.run_tool(key, tool, given),
-            None => self.errand(move || {
-                let (session_id, host) = (HOST.session_id(), &*HOST);
-                let (project, since) = (PROJECT.dir.to_string_lossy(), uptime(STARTED.0));
-                let health = json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
-                    "session_id": session_id, "project_dir": project, "host": host.name});
-                post(move |server| _ = server.desk.answer(key, health));
-            }),
-        };
-        let known = self.interpreters.values().any(|one| one.config.is_some() && one.name == interpreter);
-        match started {
-            Err(why) => _ = self.desk.finish(key, &why, true, EXIT_FAILED),
-            Ok(()) if known => self.desk.event(key, None, false),
-            Ok(()) => {} // perhaps there is none of that name
-        }
-        Ok(())
-    }
-}
+});
 
 /// Links the host's name to our socket, if nobody lives there. A dead socket is moved away first, so that of two who
 /// find it dead only one moves it; who moved a living one by that puts it back.
@@ -2743,36 +2661,23 @@ fn publish(own: &Path, shared: &Path) -> Result<(), String> {
             _ => std::os::unix::fs::symlink(own, shared), // where sockets can't be linked
         });
         let (Err(_), there) = (linked, inode(shared)) else { return Ok(()) };
-        let kind = fs::symlink_metadata(shared).map(|is| (is.uid() == sys::user_id(), is.file_type()));
-        let ours = kind.is_ok_and(|(ours, kind)| ours && (kind.is_socket() || kind.is_symlink()));
-        let dead = UnixStream::connect(shared)
-            .is_err_and(|error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound));
-        ensure(ours && dead, || format!("{} is taken; this session's socket is {}", shared.display(), own.display()))?;
+        let is = fs::symlink_metadata(shared).ok().filter(|is| is.uid() == sys::user_id()).map(|is| is.file_type());
+        let ours = is.is_some_and(|kind| kind.is_socket() || kind.is_symlink());
+        let refused = |error: io::Error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound);
+        if !ours || !UnixStream::connect(shared).is_err_and(refused) {
+            break;
+        }
         if fs::rename(shared, &beside).is_ok() && inode(&beside) != there {
             let _ = fs::hard_link(&beside, shared);
         }
         let _ = fs::remove_file(&beside);
     }
-    Err(format!("{} could not be taken; this session's socket is {}", shared.display(), own.display()))
+    Err(format!("{} is taken; this session's socket is {}", shared.display(), own.display()))
 }
 
 /// Device and number of what a path names, links followed.
 fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|is| (is.dev(), is.ino()))
-}
-
-/// Whether we have the path, and serve it in that way.
-fn route(head: &http::Head) -> Result<(), http::Refusal> {
-    let (path, method) = (head.path.as_str(), head.method.as_str());
-    let tool = path.strip_prefix("/tools/").map(find_tool);
-    match (path, tool, method) {
-        ("/health", _, "GET" | "HEAD") | ("/execute" | "/interrupt", _, "POST") | (_, Some(Some(_)), "POST") => Ok(()),
-        ("/health", ..) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
-        ("/execute" | "/interrupt", ..) | (_, Some(Some(_)), _) => {
-            Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST")))
-        }
-        _ => Err(("404 Not Found", format!("there is no {path} here"))),
-    }
 }
 
 impl Bridge {
@@ -2791,88 +2696,169 @@ impl Drop for Bridge {
     }
 }
 
-impl Peer {
-    fn watch(&self) -> libc::pollfd {
-        let read = if self.phase == Phase::Serving || self.phase == Phase::Ending { 0 } else { libc::POLLIN };
-        sys::watch(self.stream.as_raw_fd(), read | if self.out.is_empty() { 0 } else { libc::POLLOUT })
-    }
+/// What a request asks for.
+enum Route {
+    Health,
+    Interrupt,
+    Execute,
+    Tool(&'static Tool),
+}
 
-    /// Writes and reads what can be; an error where it is gone.
-    fn attend(&mut self, ready: libc::c_short, buffer: &mut [u8]) -> io::Result<()> {
-        if ready & (libc::POLLHUP | libc::POLLERR) != 0 {
-            return Err(ErrorKind::BrokenPipe.into()); // but not when it shut its end only
-        }
-        while !self.out.is_empty() {
-            match self.stream.write(self.out.front(buffer)?) {
-                Ok(count) => drop(self.out.memory.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-            self.until = Instant::now() + patience(PEER_PATIENCE);
-        }
-        if self.out.is_empty() && self.phase == Phase::Serving {
-            self.until = Instant::now() + FOR_EVER;
-        }
-        if self.out.is_empty() && self.phase == Phase::Ending {
-            self.stream.shutdown(std::net::Shutdown::Write)?;
-            (self.phase, self.until) = (Phase::Draining, Instant::now() + PEER_DRAIN);
-        }
-        if ready & libc::POLLIN != 0 {
-            match self.stream.read(buffer)? {
-                0 => return Err(ErrorKind::UnexpectedEof.into()),
-                count => self.input.extend_from_slice(&buffer[..count]),
-            }
-            if self.phase == Phase::Draining && self.input.len() > PEER_DRAIN_BYTES {
-                return Err(ErrorKind::ConnectionAborted.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts something into the outbox, and writes it if the peer takes it. What fails here drops the peer.
-    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) {
-        if self.out.is_empty() {
-            self.until = Instant::now() + patience(PEER_PATIENCE);
-        }
-        let pushed = self.out.push(bytes, files).and_then(|()| self.attend(0, &mut [0; 4096]));
-        if pushed.is_err() {
-            self.until = Instant::now();
-        }
+fn route(head: &http::Head) -> Result<Route, http::Refusal> {
+    let (path, method) = (head.path.as_str(), head.method.as_str());
+    let route = match (path, path.strip_prefix("/tools/").and_then(find_tool)) {
+        ("/health", _) => Route::Health,
+        ("/interrupt", _) => Route::Interrupt,
+        ("/execute", _) => Route::Execute,
+        (_, Some(tool)) => Route::Tool(tool),
+        _ => return Err(("404 Not Found", format!("there is no {path} here"))),
+    };
+    match (&route, method) {
+        (Route::Health, "GET" | "HEAD") | (Route::Interrupt | Route::Execute | Route::Tool(_), "POST") => Ok(route),
+        (Route::Health, _) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
+        _ => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST"))),
     }
 }
 
-impl Outbox {
-    fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.file.is_none()
+impl Server {
+    fn accept(&mut self) {
+        let Some(Ok((stream, _))) = self.bridge.as_ref().map(|bridge| bridge.listener.accept()) else {
+            return thread::sleep(ACCEPT_PAUSE); // there are no descriptors: not at once again
+        };
+        let ours = sys::peer(&stream).is_some_and(|(_, uid)| uid == sys::user_id());
+        if !ours || stream.set_nonblocking(true).is_err() {
+            return; // not a byte for others (I10)
+        }
+        let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
+        let (input, out, until) = (Vec::new(), Outbox::default(), Some(Instant::now() + patience(REQUEST_LIMIT)));
+        let peer = Peer { stream, input, out, phase: Phase::Reading, until, without_body: false, call: None };
+        self.desk.peers.insert(id, peer);
+        if full {
+            self.desk.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
+        }
     }
 
-    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) -> io::Result<()> {
-        if self.file.is_none() && self.memory.len() + bytes.len() <= OUTBOX_BYTES {
-            self.memory.extend(bytes);
+    /// Poll has something for a peer, or its time is over.
+    fn attend_peer(&mut self, id: u64, ready: libc::c_short) {
+        let Some(peer) = self.desk.peers.get_mut(&id) else { return };
+        let late = peer.until.is_some_and(|end| end <= Instant::now());
+        let arriving = matches!(peer.phase, Phase::Reading | Phase::Continued);
+        if (late && !arriving) || peer.attend(ready, &mut self.desk.buffer).is_err() {
+            let call = self.desk.peers.remove(&id).and_then(|peer| peer.call);
+            return call.into_iter().for_each(|key| self.cancel(key));
+        }
+        if arriving {
+            self.take_request(id, late).unwrap_or_else(|(status, why)| self.desk.refuse(id, status, &why));
+        }
+    }
+
+    /// Serves a request that is complete; an error is for the caller to answer.
+    fn take_request(&mut self, id: u64, late: bool) -> Result<(), http::Refusal> {
+        let Some(peer) = self.desk.peers.get_mut(&id) else { return Ok(()) };
+        let in_time = || ensure(!late, || "the request did not arrive within 10 s".into());
+        let in_time = || in_time().map_err(|why| ("408 Request Timeout", why));
+        let Some(head) = http::head(&peer.input) else { return in_time() };
+        let head = head?;
+        let route = route(&head)?;
+        if let Some(body) = peer.input.get(head.size..head.size + head.length) {
+            let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
+            let given = serde_json::from_slice(body);
+            (peer.phase, peer.input, peer.until) = (Phase::Serving, Vec::new(), None);
+            peer.without_body = head.method == "HEAD";
+            let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
+            return self.serve_peer(id, route, given, !head.old).map_err(|why| ("400 Bad Request", why));
+        }
+        if head.expects && peer.phase == Phase::Reading {
+            peer.phase = Phase::Continued;
+            peer.push(b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.desk.files);
+        }
+        in_time()
+    }
+
+    /// `chunked` is how a stream is sent. An error says what is wrong with what was given.
+    fn serve_peer(&mut self, id: u64, route: Route, mut given: Object, chunked: bool) -> Result<(), String> {
+        let flag = |name: &str| match given.get(name).unwrap_or(&Value::Null) {
+            Value::Null => Ok(false),
+            Value::Bool(flag) => Ok(*flag),
+            other => Err(format!("{name:?} must be true or false, got {other}")),
+        };
+        let (to, tool) = match route {
+            Route::Health => (To::Tool(id), None),
+            Route::Tool(tool) => (To::Tool(id), Some(tool)),
+            Route::Interrupt | Route::Execute => {
+                let (stream, full) = (flag("stream")?, flag("full")?);
+                given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
+                let tool = find_tool(if let Route::Execute = route { "execute" } else { "list_vars" });
+                given = tool.map_or(Ok(Object::new()), |tool| tool.check(given))?;
+                (if stream { To::Stream(id, Stream::new(full, chunked)) } else { To::Execute(id) }, tool)
+            }
+        };
+        let name = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
+        if let Route::Interrupt = route {
+            let running = self.interpreters.get_mut(&name);
+            let interrupted = running.is_some_and(|one| one.interrupt(None, &mut self.desk));
+            self.desk.respond(id, "200 OK", &json!({ "interrupted": interrupted }));
             return Ok(());
         }
-        if self.file.is_none() {
-            self.file = Some((files.unnamed()?, 0, 0));
-        }
-        let Some((file, _, to)) = self.file.as_mut().filter(|(_, _, to)| *to < CELL_FILE_BYTES_MAX) else {
-            return Err(ErrorKind::OutOfMemory.into());
+        let key = self.desk.open_call(to, None);
+        self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
+        let started = match tool {
+            Some(tool) => self.run_tool(key, tool, given),
+            None => self.errand(move || {
+                let (session_id, since) = (HOST.session_id(), uptime(STARTED.0));
+                let health = json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
+                    "session_id": session_id, "project_dir": PROJECT.dir.to_string_lossy(), "host": HOST.name});
+                post(move |server| server.desk.answer(key, health));
+            }),
         };
-        file.write_all_at(bytes, *to)?;
-        *to += bytes.len() as u64;
+        match started {
+            Err(why) => self.desk.finish(key, Some(&why), EXIT_FAILED),
+            Ok(()) if self.interpreters.get(&name).is_some_and(|one| one.config.is_some()) => {
+                self.desk.event(key, None, false); // a stream's head; else there may be none of that name
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    fn watch(&self) -> libc::pollfd {
+        let deaf = matches!(self.phase, Phase::Serving | Phase::Ending);
+        self.out.watch(self.stream.as_raw_fd(), if deaf { 0 } else { libc::POLLIN })
+    }
+
+    /// Writes and reads what can be; an error where it is gone, which it is not when it shut its end only.
+    fn attend(&mut self, ready: libc::c_short, buffer: &mut [u8]) -> io::Result<()> {
+        if ready & (libc::POLLHUP | libc::POLLERR) != 0 {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        if self.out.flush(self.stream.as_raw_fd()) {
+            self.until = Some(Instant::now() + patience(PEER_PATIENCE)).filter(|_| !self.out.is_empty());
+        }
+        if self.out.is_empty() && self.phase == Phase::Ending {
+            self.stream.shutdown(std::net::Shutdown::Write)?;
+            (self.phase, self.until) = (Phase::Draining, Some(Instant::now() + PEER_DRAIN));
+        }
+        if ready & libc::POLLIN != 0 {
+            let count = self.stream.read(buffer)?;
+            self.input.extend_from_slice(&buffer[..count]);
+            let enough = self.phase == Phase::Draining && self.input.len() > PEER_DRAIN_BYTES;
+            ensure(count > 0 && !enough, || "it is gone".into()).map_err(io::Error::other)?;
+        }
         Ok(())
     }
 
-    /// What to write next.
-    fn front(&mut self, buffer: &mut [u8]) -> io::Result<&[u8]> {
-        if let (true, Some((file, from, to))) = (self.memory.is_empty(), &mut self.file) {
-            let count = file.read_at(buffer, *from)?;
-            *from += count as u64;
-            self.memory.extend(&buffer[..count]);
-            if *from >= *to {
-                self.file = None;
-            }
+    /// Sends something; what the peer does not take waits for it. What fails here drops the peer.
+    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) {
+        let waited = !self.out.is_empty();
+        let kept = self.out.push(self.stream.as_raw_fd(), bytes, Some(files));
+        if !waited && !self.out.is_empty() {
+            self.until = Some(Instant::now() + patience(PEER_PATIENCE));
         }
-        Ok(self.memory.as_slices().0)
+        if !kept || self.attend(0, &mut []).is_err() {
+            self.until = Some(Instant::now());
+        }
     }
 }
 
@@ -2882,30 +2868,28 @@ const STREAMS: [&str; 3] = ["stdout", "stderr", "stdout"]; // a result that is s
 struct Stream {
     full: bool, // nothing is cut
     chunked: bool,
-    begun: bool, // its head is sent
-    left: usize, // characters that may still go out at once
-    held: Vec<(usize, String)>,
+    begun: bool,  // its head is sent
+    left: usize,  // characters that may still go out at once
+    spare: usize, // characters that may still be held back
+    held: Vec<Value>,
     sent_result: bool,     // it was long, and nothing is cut: it went out as it came
     partial: [Vec<u8>; 3], // bytes of a character that is not complete
 }
 
 impl Stream {
     fn new(full: bool, chunked: bool) -> Self {
-        let left = if full { usize::MAX } else { HEAD_CHARS };
-        Stream { full, chunked, begun: false, left, held: Vec::new(), sent_result: false, partial: Default::default() }
+        let (left, spare) = (if full { usize::MAX } else { HEAD_CHARS }, TEXT_CHARS_MAX);
+        let (held, partial) = (Vec::new(), Default::default());
+        Stream { full, chunked, begun: false, left, spare, held, sent_result: false, partial }
     }
 }
 
 impl Desk {
     fn refuse(&mut self, id: u64, status: &str, why: &str) {
-        self.respond_with(id, status, &json!({ "detail": why }));
+        self.respond(id, status, &json!({ "detail": why }));
     }
 
-    fn respond(&mut self, id: u64, body: &Value) {
-        self.respond_with(id, "200 OK", body);
-    }
-
-    fn respond_with(&mut self, id: u64, status: &str, body: &Value) {
+    fn respond(&mut self, id: u64, status: &str, body: &Value) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let body = format!("{body}\n");
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
@@ -2918,14 +2902,16 @@ impl Desk {
     fn event(&mut self, key: u64, event: Option<Value>, last: bool) {
         let Some(Call { to: To::Stream(id, stream), .. }) = self.calls.get_mut(&key) else { return };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let coding = if stream.chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{coding}Connection: close\r\n\r\n");
-        let mut bytes = if mem::replace(&mut stream.begun, true) { String::new() } else { head };
+        let mut bytes = String::new();
+        if !mem::replace(&mut stream.begun, true) {
+            let coding = if stream.chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+            bytes =
+                format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{coding}Connection: close\r\n\r\n");
+        }
         let line = event.map_or(String::new(), |event| format!("{event}\n"));
-        bytes += &match (stream.chunked, line.is_empty()) {
-            (true, false) => format!("{:x}\r\n{line}\r\n{}", line.len(), if last { "0\r\n\r\n" } else { "" }),
-            _ => line,
+        bytes += &match stream.chunked && !line.is_empty() {
+            true => format!("{:x}\r\n{line}\r\n{}", line.len(), if last { "0\r\n\r\n" } else { "" }),
+            false => line,
         };
         if last {
             (peer.phase, peer.call) = (Phase::Ending, None);
@@ -2959,36 +2945,30 @@ impl Desk {
         }
         let text = escaped(&all);
         let (now, later) = text.split_at(first_chars(&text, state.left).len());
-        state.left -= now.chars().count().min(state.left);
-        if !later.is_empty() && state.held.iter().map(|(_, text)| text.len()).sum::<usize>() < HEAD_BYTES {
-            state.held.push((stream, later.to_owned()));
+        let later = first_chars(later, state.spare);
+        state.left -= now.chars().count();
+        state.spare -= later.chars().count();
+        if !later.is_empty() {
+            state.held.push(json!({ STREAMS[stream]: later }));
         }
         if !now.is_empty() {
             self.event(key, Some(json!({ STREAMS[stream]: now })), false);
         }
     }
 
-    /// A cell's answer, in the shape that its call wants. False where it was cancelled meanwhile.
-    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, mut notes: Vec<String>) -> bool {
-        let (is_error, exit) = (ending.is_error, ending.exit);
-        notes.extend(self.calls.get_mut(&key).map(|call| mem::take(&mut call.notes)).unwrap_or_default());
-        let told = output.tell(ending, notes, &mut self.files);
+    /// Sends what a streaming call's cell has left to tell but for its last word, which is returned.
+    fn end_stream(&mut self, key: u64, told: Told) -> String {
         (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
-        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else {
-            return self.finish(key, &told.text(), is_error, exit);
-        };
-        let (held, full, sent) = (mem::take(&mut state.held), state.full, mem::take(&mut state.sent_result));
-        let (cut, result) = (told.cut.filter(|_| !full), told.result.filter(|_| !sent));
-        let result = result.filter(|_| cut.is_none()).or(told.error).unwrap_or_default();
-        let rest = match cut {
-            Some((tail, block)) => vec![("stdout", tail), ("note", block)],
-            None if sent => vec![("stdout", "\n".to_owned())], // behind the result
-            None => held.into_iter().map(|(stream, text)| (STREAMS[stream], text)).collect(),
-        };
-        for (kind, text) in rest.into_iter().chain(told.notes.into_iter().map(|note| ("note", note))) {
-            self.event(key, Some(json!({ kind: text })), false);
+        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return String::new() };
+        let (mut rest, sent_result) = (mem::take(&mut state.held), state.sent_result);
+        if let Some((tail, block)) = told.cut {
+            rest = vec![json!({ "stdout": tail }), json!({ "note": block })];
+        } else if sent_result {
+            rest.push(json!({ "stdout": "\n" }));
         }
-        self.finish(key, &result, is_error, exit)
+        let notes = told.notes.into_iter().map(|note| json!({ "note": note }));
+        rest.into_iter().chain(notes).for_each(|event| self.event(key, Some(event), false));
+        told.result.filter(|_| !sent_result).into_iter().chain(told.error).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -3911,7 +3891,8 @@ mod sys {
             if set[0].revents == 0 {
                 break;
             }
-            let piece = &bytes[written..bytes.len().min(written + 4096)];
+            let most = if fd > 2 { bytes.len() } else { 4096 }; // our own sockets are non-blocking
+            let piece = &bytes[written..bytes.len().min(written + most)];
             // SAFETY: write(2) reads the slice's length from it.
             match unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) } {
                 count @ 0.. => written += count as usize,

@@ -330,7 +330,7 @@ fn answer(files: &Kept, pieces: &[(usize, &[u8])], notes: &[&str], error: Option
     for (stream, bytes) in pieces {
         output.take(*stream, bytes, &mut files.0.borrow_mut());
     }
-    output.tell(ending(notes, error), Vec::new(), &mut files.0.borrow_mut()).text()
+    output.tell(ending(notes, error), Vec::new(), false, &mut files.0.borrow_mut()).text()
 }
 
 const OUT: usize = 0;
