@@ -517,7 +517,7 @@ impl Desk {
             }
             To::Stream(_, stream) => {
                 let told = output.tell(ending, notes, stream.full, &mut self.files);
-                let last = self.end_stream(key, told);
+                let last = self.end_stream(key, told, output.lead);
                 self.event(key, Some(end(last)), true);
                 self.calls.remove(&key);
             }
@@ -1584,14 +1584,12 @@ impl Interpreter {
         delivered
     }
 
-    /// A piece of a long result: where nothing is to be cut it is sent on, for only its ends are kept.
+    /// A piece of a long result: it is sent on, for only its ends are kept.
     fn take_result(&mut self, text: &str, desk: &mut Desk) {
         let Some(current) = &self.talk.current else { return };
-        if self.cell.last.1 && self.cell.last.0 != RESULT {
-            desk.stream(current.key, RESULT, b"\n");
-        }
         self.cell.take(RESULT, text.as_bytes(), &mut desk.files);
-        desk.stream(current.key, RESULT, text.as_bytes());
+        let lead = mem::take(&mut self.cell.lead);
+        desk.stream(current.key, RESULT, format!("{lead}{text}").as_bytes());
     }
 
     /// Reads once from a pipe, up to `limit` bytes, into the output that they belong to; 0 at the pipe's end.
@@ -1746,6 +1744,7 @@ struct Output {
     log: Vec<u8>,       // everything in the order of arrival, until there is a file
     spool: Option<Spool>,
     last: (usize, bool), // the stream that was written last, and whether it ended within a line
+    lead: &'static str,  // what a stream needs before the result
 }
 
 /// A file of output.
@@ -1830,6 +1829,7 @@ impl Output {
         let Some(last_byte) = bytes.last() else { return };
         if let (RESULT, (0 | 1, true)) = (stream, self.last) {
             self.take(self.last.0, b"\n", files); // in the answer the result has lines of its own, in the file too
+            self.lead = "\n";
         }
         self.streams[stream].take(bytes);
         self.last = (stream, *last_byte != b'\n');
@@ -1871,7 +1871,7 @@ impl Output {
 
     /// What there is to tell of a cell; `full`: nothing is cut.
     fn tell(&mut self, ending: Ending, mut notes: Vec<String>, full: bool, files: &mut OutputFiles) -> Told {
-        let [stdout, stderr, mut result] = self.streams.each_ref().map(Ends::text);
+        let [stdout, stderr, result] = self.streams.each_ref().map(Ends::text);
         let spawned = |text: &String| text.contains("Can't get attribute") && text.contains("__main__");
         let hint = stderr.iter().chain(&ending.error).any(spawned).then(|| SPAWN_HINT.to_owned());
         notes.extend(ending.notes.into_iter().chain(hint));
@@ -1888,7 +1888,7 @@ impl Output {
             printed = vec![first_chars(&all, HEAD_CHARS).to_owned() + &tail];
             let path = spool.path.display();
             let facts = format!("# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}");
-            (cut, result) = (Some((tail, format!("{rule}\n{facts}\n{rule}"))), None);
+            cut = Some((tail, format!("{rule}\n{facts}\n{rule}")));
         }
         let notes = notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))).collect();
         Told { printed, cut, notes, result, error: ending.error }
@@ -1936,8 +1936,8 @@ struct Told {
 
 impl Told {
     fn text(self) -> String {
-        let block = self.cut.map(|(_, block)| block);
-        let parts = self.printed.into_iter().chain(block).chain(self.notes).chain(self.result).chain(self.error);
+        let (result, block) = (self.result.filter(|_| self.cut.is_none()), self.cut.map(|(_, block)| block));
+        let parts = self.printed.into_iter().chain(block).chain(self.notes).chain(result).chain(self.error);
         parts.collect::<Vec<_>>().join("\n")
     }
 }
@@ -2934,9 +2934,6 @@ impl Desk {
     /// Sends on what a streaming call's cell printed; no bytes: what is left of a character that never got complete.
     fn stream(&mut self, key: u64, stream: usize, bytes: &[u8]) {
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return };
-        if stream == RESULT && !state.full {
-            return;
-        }
         state.sent_result |= stream == RESULT && !bytes.is_empty();
         let mut all = mem::take(&mut state.partial[stream]);
         all.extend_from_slice(bytes);
@@ -2957,10 +2954,13 @@ impl Desk {
     }
 
     /// Sends what a streaming call's cell has left to tell but for its last word, which is returned.
-    fn end_stream(&mut self, key: u64, told: Told) -> String {
+    fn end_stream(&mut self, key: u64, told: Told, lead: &str) -> String {
         (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return String::new() };
         let (mut rest, sent_result) = (mem::take(&mut state.held), state.sent_result);
+        if let (Some(_), Some(result), false) = (&told.cut, &told.result, sent_result) {
+            self.stream(key, RESULT, format!("{lead}{result}").as_bytes()); // it is in the head, as far as that has room
+        }
         if let Some((tail, block)) = told.cut {
             rest = vec![json!({ "stdout": tail }), json!({ "note": block })];
         } else if sent_result {

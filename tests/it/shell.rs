@@ -110,6 +110,24 @@ fn long_output_is_cut_unless_it_goes_to_a_file_of_its_own_or_full_is_said() {
     let whole = format!("{}\n'{}'\n", "a".repeat(60_000), "r".repeat(600_000));
     let full = run(&socket, &["--full", "-c", code]);
     assert!(full.0 == 0 && full.1 == whole && full.2.is_empty(), "{} bytes, {}", full.1.len(), full.2);
+    // Once a result that came in one piece lost its middle, and of a cut one the head was not shown.
+    for (count, print) in [(150_000, "a\n"), (170_000, "a"), (200_000, ""), (262_142, "a")] {
+        let code = format!("print({print:?}, end='')\n'é' * {count}");
+        let lead = if print == "a" { "a\n" } else { print };
+        let full = run(&socket, &["--full", "-c", &code]);
+        assert!(full.1 == format!("{lead}'{}'\n", "é".repeat(count)), "{count}: {} bytes", full.1.len());
+    }
+    for (print, count) in [("", 30_000), ("p", 30_000), ("p\n", 200_000), ("p", 300_000)] {
+        let (_, out, _) = run(&socket, &["-c", &format!("print({print:?} * 4_000, end='')\n'r' * {count}")]);
+        let (head, tail) = out.split_once("\n[mcp-py: … ").expect("it is cut");
+        let printed = print.repeat(4_000) + if print == "p" { "\n" } else { "" };
+        let start = head.strip_prefix(&printed).and_then(|start| start.strip_prefix("'r")).unwrap_or_default();
+        assert!(start.len() > 11_900 && start.bytes().all(|byte| byte == b'r'), "{print:?} {count}: {}", head.len());
+        assert!(
+            tail.split_once("…]\n").is_some_and(|(_, tail)| tail.len() > 4_990 && tail.ends_with("rr'\n")),
+            "{count}"
+        );
+    }
     let path = server.folder().path().join("out");
     let mut command = client(&socket, &["-c", code]);
     assert!(command.stdout(File::create(&path).unwrap()).status().unwrap().success());
