@@ -1,6 +1,7 @@
-"""Random input, seeded and bounded, on three ways in: lines on stdin, bytes on the socket, frames of a lying worker.
+"""Random input, seeded and bounded, on three ways in: lines on stdin, bytes on the socket, frames of a lying worker. And
+random cells, whose answers must say the same in each of their three shapes.
 
-    python3 fuzz.py SERVER [--seed N] [--lines N] [--requests N] [--frames N]
+    python3 fuzz.py SERVER [--seed N] [--lines N] [--requests N] [--frames N] [--cells N]
 
 The seed is printed; the same seed gives the same input. After each batch the server must answer a good request, every
 line of its stdout must be a JSON-RPC message, every answer on the socket a whole HTTP response; at the end memory, threads
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import stat
@@ -332,6 +334,60 @@ def lying_worker(binary, rng, count):
     return rss
 
 
+LENGTHS = [0, 0, 1, 100, 4999, 5000, 15000, 19999, 20000, 20001, 24998, 24999, 25000, 25001, 30000, 99990, 100010, 180020,
+           262140, 262150, 600000]
+CUT = re.compile(r"\n\[mcp-py: … [\d,]+ characters left out …\]\n")
+
+
+def random_cell(rng):
+    lines = ["import os, sys"]
+    for _ in range(rng.randrange(3)):
+        name, number = rng.choice([("stdout", 1), ("stdout", 1), ("stderr", 2)])
+        bytes_of_none = "os.write(%d, b'\\xff\\xe2' * %d)" % (number, rng.randrange(20000))
+        text = "sys.%s.write(%r * %d)" % (name, rng.choice(["a", "é", "\U0001f600", "\n", "x\n"]), rng.choice(LENGTHS))
+        lines.append("sys.%s.flush(); None" % name if rng.random() < 0.1 else bytes_of_none if rng.random() < 0.2 else text)
+    lines.append("%r * %d" % (rng.choice(["r", "é"]), rng.choice(LENGTHS)) if rng.random() < 0.7 else rng.choice(["1/0", "None"]))
+    return "\n".join(lines)
+
+
+def three_shapes(binary, rng, count):
+    """A cell's answer by MCP, as a stream, and as a stream of which nothing is cut."""
+    server = Server(binary)
+    path = server.call("get_session_info")["structuredContent"]["socket_path"]
+
+    def streamed(code, full):
+        body = json.dumps({"code": code, "stream": True, "full": full}).encode()
+        came = answer_of(path, b"POST /execute HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body, rng)
+        events = [json.loads(line) for line in came.decode().split("\r\n\r\n", 1)[1].split("\n") if line]
+        texts = ["".join(event.get(kind, "") for event in events) for kind in ("stdout", "stderr", "result")]
+        return [re.sub(r"<cell \d+>", "<cell>", text) for text in texts]
+
+    def joined(out, err, last):
+        return "\n".join([text.removesuffix("\n") for text in (out, err) if text] + [last] * (last != ""))
+
+    for _ in range(count):
+        code = random_cell(rng)
+        text = re.sub(r"<cell \d+>", "<cell>", server.call("execute", code=code)["content"][0]["text"])
+        short, full = streamed(code, False), streamed(code, True)
+        file = re.search(r"\n# Full output: (\S+)\n", text)
+        if file is None:
+            if not joined(*short) == joined(*full) == text:
+                fail("three shapes of one answer differ", (code, text[-200:], joined(*short)[-200:], joined(*full)[-200:]))
+            continue
+        with open(file[1], "rb") as whole:
+            whole = whole.read().decode("utf-8", "backslashreplace")
+        everything = "".join(full) if "1/0" not in code else full[0] + full[1]
+        head, _, tail = short[0].partition(CUT.search(short[0])[0])
+        same = sorted(everything.replace("\n", "")) == sorted(whole.replace("\n", ""))
+        rest = CUT.split(text)[1].partition("\n" + "=" * 50)[0]
+        if not same or len(head + short[1]) not in (20000, 20001) or tail.strip("\n") != rest.strip("\n"):
+            fail("three shapes of one long answer differ", (code, same, len(head), len(short[1]), tail[:50], rest[:50]))
+        os.remove(file[1])
+    rss = server.at_rest((0, 99, 99))
+    server.end()
+    return rss
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("server")
@@ -339,10 +395,11 @@ def main():
     parser.add_argument("--lines", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--frames", type=int, default=2_000)
+    parser.add_argument("--cells", type=int, default=300)
     given = parser.parse_args()
     print("seed %d" % given.seed, flush=True)
     targets = [("lines on stdin", stdin_lines, given.lines), ("requests on the socket", socket_bytes, given.requests),
-               ("frames of a lying worker", lying_worker, given.frames)]
+               ("frames of a lying worker", lying_worker, given.frames), ("cells in three shapes", three_shapes, given.cells)]
     for name, target, count in targets:
         began = time.monotonic()
         rss = target(os.path.abspath(given.server), random.Random("%d %s" % (given.seed, name)), count)
