@@ -496,7 +496,7 @@ impl Desk {
 
     /// The answer to a cell that did not run, or had nothing to do.
     fn finish(&mut self, key: u64, error: Option<&str>, exit: i32) {
-        let ending = Ending { error: error.map(str::to_owned), is_error: error.is_some(), exit, notes: Vec::new() };
+        let ending = Ending { error: error.map(str::to_owned), exit, notes: Vec::new() };
         self.conclude(key, &mut Output::default(), ending, Vec::new());
     }
 
@@ -507,7 +507,8 @@ impl Desk {
             return errand.send(ending.error.map_or(Ok(()), Err)).is_ok();
         }
         notes.append(&mut call.notes);
-        let (is_error, exit, pictures) = (ending.is_error, ending.exit, mem::take(&mut call.pictures));
+        let (exit, pictures) = (ending.exit, mem::take(&mut call.pictures));
+        let is_error = exit != 0 || ending.error.is_some();
         let end = |text: String| json!({"result": text, "is_error": is_error, "exit_code": exit});
         match &mut call.to {
             To::Execute(id) | To::Stream(id, Stream { begun: false, .. }) if exit == UNKNOWN => {
@@ -1129,11 +1130,10 @@ struct Interpreter {
     spawning: Option<u64>, // the number of the keeper thread that is starting a process
     process: Option<Process>,
     talk: Talk,
-    cell: Output,                     // what the cell printed
-    between: Output,                  // what came between two; outlives a process, like the notices (I4, I5)
-    notices: Vec<String>,             // what the next answer has to say about earlier processes
-    suspect: bool,                    // its environment's Python did not start: perhaps it does not run any more
-    leave_by: Option<Instant>,        // it is to end: an idle worker by itself until then, a busy one at once
+    between: Output,      // what came between two cells; outlives a process, like the notices (I4, I5)
+    notices: Vec<String>, // what the next answer has to say about earlier processes
+    suspect: bool,        // its environment's Python did not start: perhaps it does not run any more
+    leave_by: Option<Instant>, // it is to end: an idle worker by itself until then, a busy one at once
     when_gone: Vec<mpsc::Sender<()>>, // not empty: it is to leave the table; these are dropped when it has
 }
 
@@ -1158,6 +1158,7 @@ struct Current {
     interrupt: Option<(String, Instant, i32)>, // why, since when, and the exit code for it
     again: Option<Instant>,                    // when SIGINT is sent next; None: it was not sent yet
     installer: Option<Leash>,
+    output: Output,
 }
 
 /// An unreaped process (I8).
@@ -1190,8 +1191,7 @@ struct Talk {
 #[derive(Default)]
 struct Ending {
     error: Option<String>,
-    is_error: bool,
-    exit: i32,
+    exit: i32, // not 0 is an error too
     notes: Vec<String>,
 }
 
@@ -1338,8 +1338,9 @@ impl Interpreter {
 
     fn begin(&mut self, key: u64, request: &Value, timeout: Option<Duration>) {
         self.send(format!("{request}\n").as_bytes());
+        let (since, output) = (Instant::now(), Output::default());
         self.talk.current =
-            Some(Current { key, timeout, since: Instant::now(), interrupt: None, again: None, installer: None });
+            Some(Current { key, timeout, since, interrupt: None, again: None, installer: None, output });
     }
 
     /// Has a keeper thread start a process: a Python on a dead mount holds up nobody else (I2). The thread stays until
@@ -1395,54 +1396,50 @@ impl Interpreter {
 
     /// What the clock asks for; returns when to look again. Every signal to a living worker is sent here (I8).
     fn tick(&mut self, now: Instant, desk: &mut Desk) -> Instant {
-        let (mut next, mut kill) = (now + IDLE_TICK, None);
-        // Kills at an end for its reason; an end without one lies ahead, and only has us look again.
-        let mut bound = |end: Option<Instant>, why| match end {
-            Some(end) if end <= now => kill = kill.or(Some(why)),
-            Some(end) => next = next.min(end),
-            None => {}
-        };
+        let told =
+            self.waiting.iter().filter_map(|cell| desk.report(cell.key, now, 0, || "waiting for its turn".into()));
+        let mut next = told.fold(now + IDLE_TICK, Instant::min);
         let Talk { version, up, current, hung_up, killed, .. } = &mut self.talk;
-        for cell in &self.waiting {
-            bound(desk.report(cell.key, now, 0, || "waiting for its turn".into()), "");
-        }
         let Some(process) = &self.process else {
-            bound(self.leave_by.filter(|_| self.spawning.is_some()).map(|end| end + KILL_LIMIT), "");
-            return next;
+            let late = self.leave_by.filter(|_| self.spawning.is_some()).map(|end| end + KILL_LIMIT);
+            return late.map_or(next, |end| next.min(end));
         };
         if killed.is_some() {
             return next; // its exit wakes us
         }
-        if let Some(end) = self.leave_by {
+        let busy = !*up || current.is_some();
+        if let Some(Current { key, timeout, since, interrupt, again, installer, output }) = current {
+            let told = desk.report(*key, now, output.chars(), || output.last_line());
+            let end = timeout.filter(|_| interrupt.is_none()).map(|timeout| *since + timeout);
+            if let (Some(timeout), true) = (timeout, end.is_some_and(|end| end <= now)) {
+                let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
+                *interrupt = Some((why, now, EXIT_TIMEOUT));
+            }
+            if interrupt.is_some() && again.is_none_or(|again| again <= now) {
+                // Once to the group; then to the worker alone, for its children have had theirs.
+                sys::signal(process.pid(), libc::SIGINT, again.is_none());
+                (*again, *installer) = (Some(now + INTERRUPT_AGAIN), None);
+            }
+            next = [told, end.filter(|end| *end > now), *again].into_iter().flatten().fold(next, Instant::min);
+        }
+        if self.leave_by.is_some() {
             let _ = process.control.shutdown(std::net::Shutdown::Write); // a second time it has no effect
-            bound(Some(if !*up || current.is_some() { now } else { end }), "it was stopped");
         }
-        bound(hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed");
-        if version.is_none() {
-            let limit = Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
-            bound(Some(process.started.0 + limit), "it took too long to start (MCP_PY_START_TIMEOUT)");
-        }
-        if let Some(Current { key, timeout, since, interrupt, again, installer }) = current {
-            bound(desk.report(*key, now, self.cell.chars(), || self.cell.last_line()), "");
-            match timeout.map(|timeout| (timeout, *since + timeout)) {
-                Some((timeout, end)) if interrupt.is_none() && end <= now => {
-                    let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
-                    *interrupt = Some((why, now, EXIT_TIMEOUT));
-                }
-                end => bound(end.map(|(_, end)| end).filter(|_| interrupt.is_none()), ""),
-            }
-            if let Some((_, since, _)) = interrupt {
-                bound(Some(*since + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt");
-                *installer = None;
-                if again.is_none_or(|again| again <= now) {
-                    // Once to the group; then to the worker alone, for its children have had theirs.
-                    sys::signal(process.pid(), libc::SIGINT, again.is_none());
-                    *again = Some(now + INTERRUPT_AGAIN);
-                }
-                bound(*again, "");
+        let start_limit = || Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
+        let starts_until = version.is_none().then(|| process.started.0 + start_limit());
+        let interrupted = current.as_ref().and_then(|current| current.interrupt.as_ref());
+        let ends = [
+            (self.leave_by.map(|end| if busy { now } else { end }), "it was stopped"),
+            (hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed"),
+            (interrupted.map(|(_, at, _)| *at + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt"),
+            (starts_until, "it took too long to start (MCP_PY_START_TIMEOUT)"),
+        ];
+        for (end, why) in ends.into_iter().filter_map(|(end, why)| Some((end?, why))) {
+            next = next.min(end);
+            if end <= now {
+                self.kill(why);
             }
         }
-        kill.into_iter().for_each(|why| self.kill(why));
         next
     }
 
@@ -1516,7 +1513,7 @@ impl Interpreter {
                     None => self.talk.up = true,
                 }
             }
-            Some("part") => self.take_result(&text("text").unwrap_or_default(), desk),
+            Some("part") => self.take_result(&text("text").unwrap_or_default(), false, desk),
             Some("image") => {
                 if self.talk.picture.len() <= PICTURE_BYTES_MAX {
                     self.talk.picture += frame["data"].as_str().unwrap_or_default();
@@ -1544,27 +1541,22 @@ impl Interpreter {
     fn cell_ended(&mut self, result: Option<String>, error: Option<String>, frame: &Value, desk: &mut Desk) -> bool {
         // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
         self.read_what_is_there(desk);
-        let result = result.unwrap_or_default();
-        match self.cell.streams[RESULT].chars {
-            0 if result.len() <= HEAD_BYTES => self.cell.take(RESULT, result.as_bytes(), &mut desk.files),
-            _ => self.take_result(&result, desk),
-        }
-        let Some(Current { key, interrupt, .. }) = self.talk.current.take() else { return false };
-        let exit = frame["exit"].as_i64().unwrap_or(1) as i32;
-        let is_error = error.is_some() || exit != 0 || interrupt.is_some();
+        self.take_result(&result.unwrap_or_default(), true, desk);
+        let Some(Current { key, interrupt, output, .. }) = self.talk.current.take() else { return false };
         let notes = frame["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
         let notes = notes.chain(frame["missing"].as_str().map(|module| self.by_hand(module)));
-        let exit = interrupt.as_ref().map_or(exit, |(_, _, exit)| *exit);
-        let interrupted = interrupt.map(|(why, ..)| why + "; the variables are kept");
-        let ending = Ending { error, is_error, exit, notes: notes.chain(interrupted).collect() };
+        let (exit, interrupted) = match interrupt {
+            Some((why, _, exit)) => (exit, Some(why + "; the variables are kept")),
+            None => (frame["exit"].as_i64().unwrap_or(1) as i32, None),
+        };
+        let ending = Ending { error, exit, notes: notes.chain(interrupted).collect() };
         self.talk.picture.clear();
-        if key == STARTUP && is_error {
+        if key == STARTUP && (exit != 0 || ending.error.is_some()) {
             self.talk.script = ending;
             self.kill("its startup script failed");
             return true;
         }
         self.talk.up = true;
-        let output = mem::take(&mut self.cell);
         self.next(desk); // first: it runs while we write
         if key != STARTUP {
             self.answer(key, output, ending, desk);
@@ -1584,12 +1576,15 @@ impl Interpreter {
         delivered
     }
 
-    /// A piece of a long result: it is sent on, for only its ends are kept.
-    fn take_result(&mut self, text: &str, desk: &mut Desk) {
-        let Some(current) = &self.talk.current else { return };
-        self.cell.take(RESULT, text.as_bytes(), &mut desk.files);
-        let lead = mem::take(&mut self.cell.lead);
-        desk.stream(current.key, RESULT, format!("{lead}{text}").as_bytes());
+    /// A result, or a piece of one that is long: that is sent on at once, for only its ends are kept.
+    fn take_result(&mut self, text: &str, whole: bool, desk: &mut Desk) {
+        let Some(Current { key, output, .. }) = &mut self.talk.current else { return };
+        let short = whole && output.streams[RESULT].chars == 0 && text.len() <= HEAD_BYTES;
+        output.take(RESULT, text.as_bytes(), &mut desk.files);
+        if !short {
+            let lead = mem::take(&mut output.lead);
+            desk.stream(*key, RESULT, format!("{lead}{text}").as_bytes());
+        }
     }
 
     /// Reads once from a pipe, up to `limit` bytes, into the output that they belong to; 0 at the pipe's end.
@@ -1598,9 +1593,9 @@ impl Interpreter {
         let mut buffer = mem::take(&mut desk.buffer);
         let count = process.pipes[stream].read(&mut buffer[..limit.min(PIPE_BYTES)]).unwrap_or(0);
         self.talk.closed[stream] = count == 0;
-        match &self.talk.current {
+        match &mut self.talk.current {
             Some(current) if self.talk.up => {
-                self.cell.take(stream, &buffer[..count], &mut desk.files);
+                current.output.take(stream, &buffer[..count], &mut desk.files);
                 desk.stream(current.key, stream, &buffer[..count]);
             }
             _ => self.between.take(stream, &buffer[..count], &mut desk.files),
@@ -1640,16 +1635,17 @@ impl Interpreter {
             return self.fail_waiting(why.trim_end(), desk);
         }
         let died = format!("interpreter '{name}' {cause}; its variables are gone");
-        let Some(Current { key, interrupt, .. }) = talk.current else {
+        let Some(Current { key, interrupt, output, .. }) = talk.current else {
             let ordered = self.leave_by.is_some();
             let notice = format!("before this cell, {died}; this is a new process");
             return self.notices.extend(Some(notice).filter(|_| !ordered));
         };
-        let exit =
-            interrupt.as_ref().map_or(EXIT_DIED, |(_, _, exit)| if *exit == EXIT_TIMEOUT { *exit } else { EXIT_DIED });
-        let why = interrupt.map_or(String::new(), |(why, ..)| why + "; ");
-        let ending = Ending { error: None, is_error: true, exit, notes: vec![format!("{why}{died}")] };
-        let output = mem::take(&mut self.cell);
+        let (exit, note) = match interrupt {
+            Some((why, _, EXIT_TIMEOUT)) => (EXIT_TIMEOUT, format!("{why}; {died}")),
+            Some((why, ..)) => (EXIT_DIED, format!("{why}; {died}")),
+            None => (EXIT_DIED, died.clone()),
+        };
+        let ending = Ending { error: None, exit, notes: vec![note] };
         if !self.answer(key, output, ending, desk) {
             self.notices.push(format!("before this cell, {died}"));
         }
@@ -2959,7 +2955,7 @@ impl Desk {
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return String::new() };
         let (mut rest, sent_result) = (mem::take(&mut state.held), state.sent_result);
         if let (Some(_), Some(result), false) = (&told.cut, &told.result, sent_result) {
-            self.stream(key, RESULT, format!("{lead}{result}").as_bytes()); // it is in the head, as far as that has room
+            self.stream(key, RESULT, format!("{lead}{result}").as_bytes()); // the head goes on with it
         }
         if let Some((tail, block)) = told.cut {
             rest = vec![json!({ "stdout": tail }), json!({ "note": block })];
