@@ -1178,7 +1178,7 @@ struct Talk {
     version: Option<String>, // None until it is ready
     up: bool,                // it is ready and its startup script has run
     current: Option<Current>,
-    unsent: VecDeque<u8>,         // what its socket has not taken yet
+    out: Outbox,                  // what its socket has not taken yet
     frame: Vec<u8>,               // what it sent that is no whole line yet
     picture: String,              // base64, not complete yet
     closed: [bool; 2],            // nobody can write to stdout, stderr any more
@@ -1350,14 +1350,12 @@ impl Interpreter {
             return;
         }
         let known = self.config.clone().map(|config| (self.source, config));
-        let (name, number) = (self.name.clone(), desk.key());
-        let suspect = self.suspect;
+        let (name, number, suspect) = (self.name.clone(), desk.key(), self.suspect);
         let keep = move || {
-            let found = known.map_or_else(|| look_up(&name), Ok);
-            let spawn = |(source, config): (Source, Object)| {
-                Process::spawn(&name, &config, suspect).map(|new| (source, config, new))
-            };
-            let spawned = found.and_then(spawn);
+            let spawned = known.map_or_else(|| look_up(&name), Ok).and_then(|(source, config)| {
+                let process = Process::spawn(&name, &config, suspect)?;
+                Ok((source, config, process))
+            });
             let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
             post(move |server| server.spawned(&named, number, spawned));
             if let Some(pid) = pid {
@@ -1453,9 +1451,8 @@ impl Interpreter {
         let (process, talk) = (self.process.as_ref()?, &self.talk);
         let pipe =
             |at: usize| sys::watch(if talk.closed[at] { -1 } else { process.pipes[at].as_raw_fd() }, libc::POLLIN);
-        let write = if talk.unsent.is_empty() { 0 } else { libc::POLLOUT };
         let control = if talk.hung_up.is_some() { -1 } else { process.control.as_raw_fd() };
-        Some([sys::watch(control, libc::POLLIN | write), pipe(0), pipe(1)])
+        Some([talk.out.watch(control, libc::POLLIN), pipe(0), pipe(1)])
     }
 
     /// Poll has something. The pipes first: reading a result reads them empty, and then this would wait for more.
@@ -1471,16 +1468,10 @@ impl Interpreter {
 
     /// Sends as much as the socket takes; the rest when there is room (I2).
     fn send(&mut self, bytes: &[u8]) {
-        let (Some(process), unsent) = (&mut self.process, &mut self.talk.unsent) else { return };
-        unsent.extend(bytes);
-        while !unsent.is_empty() {
-            match process.control.write(unsent.as_slices().0) {
-                Ok(count) => drop(unsent.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => unsent.clear(), // it is gone: its exit says the rest
-            }
+        if let Some(process) = &self.process {
+            self.talk.out.flush(process.control.as_raw_fd());
+            self.talk.out.push(process.control.as_raw_fd(), bytes, None);
         }
-        unsent.shrink_to(PIPE_BYTES);
     }
 
     fn read_control(&mut self, desk: &mut Desk) {
