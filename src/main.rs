@@ -163,12 +163,10 @@ usage: mcp-py server             speak MCP on stdin and stdout (also under the n
 ";
 
 fn main() -> ExitCode {
-    let mut words: Vec<OsString> = env::args_os().collect();
-    let called = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    match called.rsplit('/').next().and_then(|name| name.strip_prefix("mcp-py-")) {
-        Some(role) => words[0] = role.into(),
-        None => drop(words.drain(..words.len().min(1))),
-    }
+    let mut words = env::args_os();
+    let called = PathBuf::from(words.next().unwrap_or_default());
+    let role = called.file_name().and_then(|name| name.to_str()?.strip_prefix("mcp-py-"));
+    let words: Vec<OsString> = role.map(OsString::from).into_iter().chain(words).collect();
     let plain: Vec<_> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
     let (out, err, code) = match plain[..] {
         ["server"] => serve(),
@@ -176,10 +174,8 @@ fn main() -> ExitCode {
         ["--version"] | ["server" | "client", "--version"] => (format!("mcp-py {VERSION}\n"), String::new(), 0),
         ["--help"] | ["server", "--help"] => (USAGE.to_owned(), String::new(), 0),
         ["client", ..] => return client(&words[1..]).into(),
-        ["install"] | ["install", "--dir", _] => match install(words.get(2)) {
-            Ok(text) => (text, String::new(), 0),
-            Err(why) => (String::new(), format!("mcp-py install: {why}\n"), 1),
-        },
+        ["install"] | ["install", "--dir", _] => install(words.get(2))
+            .map_or_else(|why| (String::new(), format!("mcp-py install: {why}\n"), 1), |text| (text, String::new(), 0)),
         ["doctor"] => doctor(),
         _ => (String::new(), USAGE.to_owned(), 2),
     };
@@ -336,7 +332,7 @@ impl Server {
             if let (true, Some(stdin)) = (ours[1].revents != 0, &mut self.stdin) {
                 match stdin.read(&mut chunk) {
                     Ok(0) => {
-                        mem::take(&mut lines).finish(|line| self.take_line(line));
+                        lines.feed(b"\n", |line| self.take_line(line)); // the last one may lack its end
                         self.end_stdin();
                     }
                     Ok(count) => lines.feed(&chunk[..count], |line| self.take_line(line)),
@@ -639,7 +635,7 @@ fn refuse<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 }
 
 impl Server {
-    fn take_line(&mut self, line: rpc::Line) {
+    fn take_line(&mut self, line: &[u8]) {
         match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => match self.request(&id, &method, &params) {
                 Ok(None) => {}
@@ -3558,50 +3554,28 @@ mod rpc {
     pub const INTERNAL_ERROR: i64 = -32603;
     pub const UNSUPPORTED_VERSION: i64 = -32022; // MCP 2026-07-28
 
-    /// Splits a stream into lines. What is over the limit is not kept.
+    /// The lines of a stream, without their ends; here is the one that is not complete.
     #[derive(Default)]
-    pub struct Lines {
-        partial: Vec<u8>,
-        skipping: bool,
-    }
-
-    pub enum Line<'a> {
-        Whole(&'a [u8]),
-        /// Told once, when the limit is passed; the rest of the line is skipped.
-        TooLong,
-    }
+    pub struct Lines(Vec<u8>);
 
     impl Lines {
-        pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Line)) {
+        /// Of a line over the limit a byte too much is kept, by which `parse` knows it.
+        pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) {
             for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-                let ends = piece.ends_with(b"\n");
-                if self.skipping {
-                    self.skipping = !ends;
-                } else if self.partial.len() + piece.len() > REQUEST_BYTES_MAX + usize::from(ends) {
-                    (self.partial, self.skipping) = (Vec::new(), !ends);
-                    take(Line::TooLong);
-                } else if ends && self.partial.is_empty() {
-                    take(Line::Whole(piece));
-                } else {
-                    self.partial.extend_from_slice(piece);
-                    if ends {
-                        take(Line::Whole(&std::mem::take(&mut self.partial)));
-                    }
+                let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+                let room = REQUEST_BYTES_MAX + 1 - self.0.len();
+                self.0.extend_from_slice(&text[..text.len().min(room)]);
+                if text.len() < piece.len() {
+                    take(&std::mem::take(&mut self.0));
                 }
             }
         }
-
-        /// At the end of the stream: a last line may lack its newline.
-        pub fn finish(self, mut take: impl FnMut(Line)) {
-            take(Line::Whole(&self.partial));
-        }
     }
 
-    #[rustfmt::skip]
     pub enum Message {
         Request { id: Value, method: String, params: Value },
         Notification { method: String, params: Value },
-        Nothing, // a blank line, or a response: we never ask
+        Nothing,                    // a blank line, or a response: we never ask
         Unreadable { why: String }, // a notification that can't be read: never answered
         Invalid { id: Option<Value>, code: i64, why: String },
     }
@@ -3610,12 +3584,12 @@ mod rpc {
         Message::Invalid { id, code: INVALID_REQUEST, why: why.into() }
     }
 
-    pub fn parse(line: Line) -> Message {
-        let line = match line {
-            Line::Whole(line) if line.trim_ascii().is_empty() => return Message::Nothing,
-            Line::Whole(line) => line,
-            Line::TooLong => return invalid(None, &format!("the line is longer than {REQUEST_BYTES_MAX} bytes")),
-        };
+    pub fn parse(line: &[u8]) -> Message {
+        if line.len() > REQUEST_BYTES_MAX {
+            return invalid(None, &format!("the line is longer than {REQUEST_BYTES_MAX} bytes"));
+        } else if line.trim_ascii().is_empty() {
+            return Message::Nothing;
+        }
         let why = match serde_json::from_slice(line) {
             Ok(value) => return classify(value),
             Err(error) => format!("not JSON: {error}"),
@@ -3632,23 +3606,19 @@ mod rpc {
     }
 
     fn classify(mut value: Value) -> Message {
-        let what = if value.is_array() { "batches are not offered" } else { "a message must be an object" };
-        let Some(object) = value.as_object_mut() else { return invalid(None, what) };
-        let id = object.remove("id");
+        let is_answer = value.get("result").or(value.get("error")).is_some();
+        let mut member = |name| value.get_mut(name).map(Value::take);
+        let (version, id, method) = (member("jsonrpc"), member("id"), member("method"));
+        let params = member("params").unwrap_or_default();
         let good_id = id.clone().filter(|id| id.is_string() || id.is_i64() || id.is_u64());
-        if object.get("jsonrpc").is_none_or(|version| version != "2.0") {
-            return invalid(good_id, "\"jsonrpc\" must be \"2.0\"");
-        }
-        let method = match object.remove("method") {
-            Some(Value::String(method)) => method,
-            None if object.contains_key("result") || object.contains_key("error") => return Message::Nothing,
-            _ => return invalid(good_id, "\"method\" must be a string"),
-        };
-        let params = object.remove("params").unwrap_or(Value::Null);
-        match (id, good_id) {
-            (None, _) => Message::Notification { method, params },
-            (Some(_), Some(id)) => Message::Request { id, method, params },
-            (Some(_), None) => invalid(None, "\"id\" must be a string or an integer"),
+        match (method, good_id) {
+            _ if !value.is_object() => invalid(None, "a message must be an object; batches are not offered"),
+            (_, good_id) if version != Some("2.0".into()) => invalid(good_id, "\"jsonrpc\" must be \"2.0\""),
+            (None, _) if is_answer => Message::Nothing,
+            (Some(Value::String(method)), Some(id)) => Message::Request { id, method, params },
+            (Some(Value::String(method)), None) if id.is_none() => Message::Notification { method, params },
+            (Some(Value::String(_)), None) => invalid(None, "\"id\" must be a string or an integer"),
+            (_, good_id) => invalid(good_id, "\"method\" must be a string"),
         }
     }
 
@@ -3656,21 +3626,21 @@ mod rpc {
     pub fn without_lone_surrogates(text: &[u8]) -> Option<Vec<u8>> {
         let unit = |at: usize| {
             let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
-            u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+            u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
         };
-        let (mut clean, mut at, mut found) = (Vec::with_capacity(text.len()), 0, false);
+        let (mut clean, mut at) = (text.to_vec(), 0);
         while at < text.len() {
-            let (length, lone) = match (text[at], unit(at)) {
-                (b'\\', Some(0xd800..=0xdbff)) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => (12, false),
-                (b'\\', Some(0xd800..=0xdfff)) => (6, true),
-                (b'\\', _) => (2, false),
-                _ => (1, false),
+            at += match (text[at], unit(at)) {
+                (b'\\', Some(0xd800..=0xdbff)) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+                (b'\\', Some(0xd800..=0xdfff)) => {
+                    clean[at..at + 6].copy_from_slice(b"\\ufffd");
+                    6
+                }
+                (b'\\', _) => 2, // the next one may be a backslash, too
+                _ => 1,
             };
-            let end = text.len().min(at + length);
-            clean.extend_from_slice(if lone { b"\\ufffd" } else { &text[at..end] });
-            (at, found) = (end, found || lone);
         }
-        found.then_some(clean)
+        (clean != text).then_some(clean)
     }
 
     fn line(message: Value) -> Vec<u8> {
@@ -3716,77 +3686,68 @@ mod http {
 
     /// None where it is not complete.
     pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        let seen = &bytes[..end.map_or(bytes.len(), |end| end + 4).min(HTTP_HEAD_BYTES_MAX + 1)];
-        let lone = |at: usize| match seen[at] {
-            b'\r' => seen.get(at + 1).is_some_and(|next| *next != b'\n'),
-            b'\n' => at == 0 || seen[at - 1] != b'\r',
-            byte => byte == 0,
-        };
-        if (0..seen.len()).any(lone) {
-            return Some(bad("the head has a bare CR, a bare LF or a NUL"));
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        let seen = &bytes[..end.unwrap_or(bytes.len()).min(HTTP_HEAD_BYTES_MAX + 1)];
+        let text = String::from_utf8_lossy(seen);
+        let mut lines = text.strip_suffix('\r').unwrap_or(&text).split("\r\n"); // a last CR's LF may still come
+        if lines.any(|line| line.contains(['\r', '\n', '\0'])) {
+            return Some(refuse(BAD, "the head has a bare CR, a bare LF or a NUL"));
         }
         if seen.len() > HTTP_HEAD_BYTES_MAX {
             let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
-            return Some(Err(("431 Request Header Fields Too Large", why)));
+            return Some(refuse("431 Request Header Fields Too Large", why));
         }
-        end.map(|end| parse(&String::from_utf8_lossy(&bytes[..end]), end + 4))
+        end.map(|size| parse(text.trim_end_matches("\r\n"), size))
     }
 
-    fn bad<T>(why: &str) -> Result<T, Refusal> {
-        Err(("400 Bad Request", why.into()))
+    const BAD: &str = "400 Bad Request";
+
+    fn refuse<T>(status: &'static str, why: impl Into<String>) -> Result<T, Refusal> {
+        Err((status, why.into()))
     }
 
     fn parse(head: &str, size: usize) -> Result<Head, Refusal> {
         let mut lines = head.split("\r\n");
         let words: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
         let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
-            return bad("the request line is not METHOD TARGET HTTP/1.1");
+            return refuse(BAD, "the request line is not METHOD TARGET HTTP/1.1");
         };
-        let token = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-        };
+        let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         let (mut hosts, mut lengths, mut expects) = (0, Vec::new(), false);
         for line in lines {
             let (name, value) = line.split_once(':').unwrap_or_default();
-            if !token(name) {
-                return bad("a header line is not NAME: VALUE");
-            }
             let value = value.trim_matches([' ', '\t']);
             match name.to_ascii_lowercase().as_str() {
                 "host" => hosts += 1,
-                "content-length" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
-                    lengths.push(Some(value.parse().unwrap_or(usize::MAX)));
-                }
-                "content-length" => lengths.push(None),
+                "content-length" => lengths.push(value),
                 "transfer-encoding" if value.eq_ignore_ascii_case("chunked") => {
-                    return Err(("411 Length Required", "send a Content-Length, not chunks".into()))
+                    return refuse("411 Length Required", "send a Content-Length, not chunks");
                 }
-                "transfer-encoding" => return Err(("501 Not Implemented", format!("no Transfer-Encoding {value}"))),
+                "transfer-encoding" => return refuse("501 Not Implemented", format!("no Transfer-Encoding {value}")),
                 "expect" if value.eq_ignore_ascii_case("100-continue") => expects = true,
-                "expect" => return Err(("417 Expectation Failed", format!("can't meet the expectation {value}"))),
-                _ => {}
+                "expect" => return refuse("417 Expectation Failed", format!("can't meet the expectation {value}")),
+                name if !name.is_empty() && name.bytes().all(of_token) => {}
+                _ => return refuse(BAD, "a header line is not NAME: VALUE"),
             }
         }
-        let (path, old) = (
-            target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..])),
-            version == "HTTP/1.0",
-        );
-        let path = path.split('?').next().unwrap_or_default().to_owned();
-        if !token(method) || hosts > 1 || (hosts == 0 && !old) {
-            return bad("there must be one Host");
+        let old = version == "HTTP/1.0";
+        if hosts > 1 || (hosts == 0 && !old) {
+            return refuse(BAD, "there must be one Host");
         }
-        let length: usize = match lengths[..] {
-            [] if method == "POST" => return Err(("411 Length Required", "send a Content-Length".into())),
+        let length = match lengths[..] {
+            [] if method == "POST" => return refuse("411 Length Required", "send a Content-Length"),
             [] => 0,
-            [Some(length)] => length,
-            _ => return bad("Content-Length is not one number"),
+            [digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().unwrap_or(usize::MAX)
+            }
+            _ => return refuse(BAD, "Content-Length is not one number"),
         };
         if length > REQUEST_BYTES_MAX {
-            return Err(("413 Content Too Large", format!("the body is longer than {REQUEST_BYTES_MAX} bytes")));
+            return refuse("413 Content Too Large", format!("the body is longer than {REQUEST_BYTES_MAX} bytes"));
         }
-        Ok(Head { method: method.into(), path, size, length, expects, old })
+        let target = target.split('?').next().unwrap_or_default();
+        let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+        Ok(Head { method: method.into(), path: path.into(), size, length, expects, old })
     }
 }
 

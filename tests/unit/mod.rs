@@ -1,13 +1,13 @@
 //! What can be checked without a process: parsers, texts, calendars. Pulled in by main.rs when it is built for tests.
 
-use super::rpc::{Line, Lines, Message};
+use super::rpc::{Lines, Message};
 use super::*;
 
 // ---- mod rpc: messages ---------------------------------------------------------------------------------------------
 
 /// A message in one line, to compare with.
 fn told(text: &[u8]) -> String {
-    match rpc::parse(Line::Whole(text)) {
+    match rpc::parse(text) {
         Message::Request { id, method, params } => format!("request {id} {method} {params}"),
         Message::Notification { method, params } => format!("notification {method} {params}"),
         Message::Nothing => "nothing".into(),
@@ -93,7 +93,7 @@ fn messages_are_told_apart() {
 
 #[test]
 fn a_line_that_is_too_long_is_an_invalid_request() {
-    match rpc::parse(Line::TooLong) {
+    match rpc::parse(&vec![b' '; REQUEST_BYTES_MAX + 1]) {
         Message::Invalid { id: None, code: -32600, why } => assert!(why.contains(&REQUEST_BYTES_MAX.to_string())),
         _ => panic!("something else"),
     }
@@ -145,15 +145,18 @@ fn what_we_write_is_one_line_of_json() {
 fn lines_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     let mut lines = Lines::default();
     let mut found = Vec::new();
-    let mut take = |line: Line| match line {
-        Line::Whole(line) if line.trim_ascii().is_empty() => {}
-        Line::Whole(line) => found.push(String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line)).into_owned()),
-        Line::TooLong => found.push("too long".into()),
+    let mut take = |line: &[u8]| {
+        assert!(line.len() <= REQUEST_BYTES_MAX + 1, "{} bytes are kept", line.len());
+        match line {
+            _ if line.trim_ascii().is_empty() => {}
+            _ if line.len() > REQUEST_BYTES_MAX => found.push("too long".into()),
+            _ => found.push(String::from_utf8_lossy(line).into_owned()),
+        }
     };
     for piece in pieces {
         lines.feed(piece, &mut take);
     }
-    lines.finish(&mut take);
+    lines.feed(b"\n", &mut take);
     found
 }
 

@@ -16,7 +16,7 @@ pub fn one(bytes: &[u8]) {
 /// What the lines of a stream are taken for.
 fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     let (mut lines, mut told) = (rpc::Lines::default(), Vec::new());
-    let mut take = |line: rpc::Line| {
+    let mut take = |line: &[u8]| {
         told.push(match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
             rpc::Message::Notification { method, params } => format!("notification {method} {params}"),
@@ -26,7 +26,7 @@ fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         });
     };
     pieces.into_iter().for_each(|piece| lines.feed(piece, &mut take));
-    lines.finish(&mut take);
+    lines.feed(b"\n", &mut take);
     told
 }
 
