@@ -3793,15 +3793,13 @@ mod sys {
         };
     }
 
-    /// Waits until a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT).
+    /// Waits until a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT). Signals do not cut it short, for
+    /// signal(3) installs handlers with SA_RESTART.
     pub fn wait_for_exit(pid: i32) {
         // SAFETY: all-zero bytes are a valid siginfo_t, which waitid fills.
         unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
-            let flags = libc::WEXITED | libc::WNOWAIT;
-            while libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) != 0
-                && io::Error::last_os_error().kind() == ErrorKind::Interrupted
-            {}
+            libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, libc::WEXITED | libc::WNOWAIT);
         }
     }
 
@@ -3816,16 +3814,16 @@ mod sys {
         libc::pollfd { fd, events, revents: 0 }
     }
 
-    /// poll(2): waits until something is ready, or the time has come.
-    pub fn poll(set: &mut [libc::pollfd], until: Instant) {
-        let time = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000);
+    /// poll(2): waits until something is ready, or the time has come; false where nothing is.
+    pub fn poll(set: &mut [libc::pollfd], until: Instant) -> bool {
+        let time = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000).min(i32::MAX as u128);
         // SAFETY: the pointer and the length are those of one slice; poll(2) writes `revents` only.
-        if unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, time.min(i32::MAX as u128) as i32) } < 0 {
+        let ready = unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, time as i32) };
+        if ready < 0 {
             set.iter_mut().for_each(|entry| entry.revents = 0); // nothing is known to be ready
-            if io::Error::last_os_error().kind() != ErrorKind::Interrupted {
-                std::thread::sleep(std::time::Duration::from_millis(10)); // ENOMEM, EINVAL: too many descriptors
-            }
+            std::thread::sleep(std::time::Duration::from_millis(10)); // ENOMEM, EINVAL; a signal can wait as long
         }
+        ready > 0
     }
 
     /// Writes as much as the descriptor takes without blocking, and returns how much that was; all of it where writing
@@ -3833,12 +3831,7 @@ mod sys {
     /// a pipe that polls writable takes PIPE_BUF bytes (poll(2), pipe(7)), at least 4096 on what we run on.
     pub fn write_ready(fd: i32, bytes: &[u8]) -> usize {
         let (mut written, now) = (0, Instant::now());
-        while written < bytes.len() {
-            let mut set = [watch(fd, libc::POLLOUT)];
-            poll(&mut set, now);
-            if set[0].revents == 0 {
-                break;
-            }
+        while written < bytes.len() && poll(&mut [watch(fd, libc::POLLOUT)], now) {
             let most = if fd > 2 { bytes.len() } else { 4096 }; // our own sockets are non-blocking
             let piece = &bytes[written..bytes.len().min(written + most)];
             // SAFETY: write(2) reads the slice's length from it.
@@ -3880,27 +3873,25 @@ mod sys {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
 
-    /// Process and user at the other end of a Unix socket: of the one that connected, or that listens.
-    pub fn peer(stream: &UnixStream) -> Option<(i32, u32)> {
-        let fd = stream.as_raw_fd();
-        #[cfg(target_os = "linux")]
-        {
-            let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-            let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-            // SAFETY: SO_PEERCRED (unix(7)) fills at most `size` bytes of a ucred.
-            let got =
-                unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size) };
-            (got == 0).then_some((peer.pid, peer.uid))
+    /// getsockopt(2), of an option whose value is integers.
+    fn option<T>(stream: &UnixStream, level: libc::c_int, name: libc::c_int) -> Option<T> {
+        let mut size = size_of::<T>() as libc::socklen_t;
+        // SAFETY: all-zero bytes are valid integers, of which at most `size` bytes are filled.
+        unsafe {
+            let mut value: T = std::mem::zeroed();
+            let got = libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut value).cast(), &mut size);
+            (got == 0).then_some(value)
         }
+    }
+
+    /// Process and user at the other end of a Unix socket (unix(7), unix(4)): of who connected, or who listens.
+    pub fn peer(stream: &UnixStream) -> Option<(i32, u32)> {
+        #[cfg(target_os = "linux")]
+        return option::<libc::ucred>(stream, libc::SOL_SOCKET, libc::SO_PEERCRED).map(|peer| (peer.pid, peer.uid));
         #[cfg(target_os = "macos")]
         {
-            let (mut pid, mut uid, mut gid, mut size) = (0, 0, 0, size_of::<i32>() as libc::socklen_t);
-            // SAFETY: getpeereid(3) and LOCAL_PEERPID (unix(4)) fill the integers they are given.
-            let got = unsafe {
-                libc::getpeereid(fd, &mut uid, &mut gid)
-                    | libc::getsockopt(fd, libc::SOL_LOCAL, libc::LOCAL_PEERPID, (&raw mut pid).cast(), &mut size)
-            };
-            (got == 0).then_some((pid, uid))
+            let peer: libc::xucred = option(stream, libc::SOL_LOCAL, libc::LOCAL_PEERCRED)?;
+            Some((option(stream, libc::SOL_LOCAL, libc::LOCAL_PEERPID)?, peer.cr_uid))
         }
     }
 
