@@ -2967,8 +2967,12 @@ instead of code:  --reset  --list-vars  --interpreters  --info  --interrupt
                   --add NAME PYTHON [--save]  --stop NAME [--remove]  --help  --version
 ";
 
-/// Options that stand instead of code, what they ask the bridge, and the arguments that they take.
-const ACTIONS: [(&str, &str, &[&str]); 7] = [
+/// Options with the request that they stand for, if they do, and its members whose values follow them.
+const OPTIONS: [(&str, &str, &[&str]); 11] = [
+    ("-i, --interpreter", "", &["interpreter"]),
+    ("-t, --timeout", "", &["timeout"]),
+    ("--socket", "", &["socket"]),
+    ("-c", "/execute", &["code"]),
     ("--reset", "/tools/reset", &[]),
     ("--list-vars", "/tools/list_vars", &[]),
     ("--interpreters", "/tools/list_interpreters", &[]),
@@ -2979,142 +2983,76 @@ const ACTIONS: [(&str, &str, &[&str]); 7] = [
 ];
 
 /// An exit code and the line about it.
-struct Failed(i32, String);
-
-impl From<String> for Failed {
-    fn from(why: String) -> Self {
-        Failed(EXIT_FAILED, why)
-    }
-}
-
-/// What the command line asks for.
-#[derive(Default)]
-struct Order {
-    path: Option<&'static str>, // an action's
-    code: Option<Vec<u8>>,
-    given: Object, // what the bridge is sent
-    full: bool,
-    socket: Option<OsString>,
-}
+type Failed = (i32, String);
 
 fn client(words: &[OsString]) -> u8 {
     sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell
-    let code = read_order(words).and_then(run_order).unwrap_or_else(|Failed(code, why)| {
+    let done = read_order(words).and_then(|(path, given)| run_order(path, given).map_err(|why| (EXIT_FAILED, why)));
+    let code = done.unwrap_or_else(|(code, why)| {
         let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
         code
     });
     code as u8
 }
 
-fn read_order(words: &[OsString]) -> Result<Order, Failed> {
-    let (mut order, mut sources, mut options, mut words) = (Order::default(), 0, true, words.iter());
-    let usage = |why: String| Failed(2, format!("{why}\n{CLIENT_USAGE}"));
+/// The path and the members of the request that the command line asks for; `socket` among them is for us.
+fn read_order(words: &[OsString]) -> Result<(&'static str, Object), Failed> {
+    let usage = |why: String| (2, format!("{why}\n{CLIENT_USAGE}"));
+    let (mut paths, mut given, mut options, mut words) = (Vec::new(), Object::new(), true, words.iter());
     while let Some(word) = words.next() {
-        let name = word.to_string_lossy();
-        let mut value = |what| words.next().ok_or_else(|| usage(format!("{name} needs {what}")));
-        if let Some((_, path, members)) = ACTIONS.iter().find(|(option, ..)| options && *option == name) {
-            (order.path, sources) = (Some(*path), sources + 1);
-            for member in members.iter().copied() {
-                order.given.insert(member.into(), json!(value(member)?.to_string_lossy()));
-            }
-            continue;
-        }
-        match &*name {
+        match &*word.to_string_lossy() {
+            "-" => paths.push("/execute"),
             "--" if options => options = false,
-            "-i" | "--interpreter" if options => {
-                order.given.insert("interpreter".into(), json!(value("a name")?.to_string_lossy()));
+            flag @ ("--full" | "--save" | "--remove") if options => _ = given.insert(flag[2..].into(), json!(true)),
+            option if options && option.starts_with('-') => {
+                let found = OPTIONS.iter().find(|(names, ..)| names.split(", ").any(|name| name == option));
+                let (_, path, members) = found.ok_or_else(|| usage(format!("unknown option {option}")))?;
+                paths.extend((!path.is_empty()).then_some(*path));
+                for member in members.iter().copied() {
+                    let value = words.next().ok_or_else(|| usage(format!("{option} needs its {member}")))?;
+                    given.insert(member.into(), utf8(member, value.as_bytes().to_vec())?);
+                }
             }
-            "-t" | "--timeout" if options => {
-                let seconds = value("seconds")?.to_string_lossy();
-                let number = seconds.parse().ok().filter(|seconds| SECONDS.contains(seconds));
-                let number = number.ok_or_else(|| usage(format!("{seconds} is no time")))?;
-                order.given.insert("timeout".into(), json!(number));
-            }
-            "--full" if options => order.full = true,
-            "--save" | "--remove" if options => drop(order.given.insert(name[2..].into(), json!(true))),
-            "--socket" if options => order.socket = Some(value("a path")?.clone()),
-            "-c" if options => (order.code, sources) = (Some(value("code")?.as_bytes().to_vec()), sources + 1),
-            "-" => sources += 1,
-            option if options && option.starts_with('-') => return Err(usage(format!("unknown option {option}"))),
-            _ => {
-                let code = fs::read(word).map_err(|error| format!("{name}: {error}"))?;
-                (order.code, sources) = (Some(code), sources + 1);
+            file => {
+                let code = fs::read(word).map_err(|error| (EXIT_FAILED, format!("{file}: {error}")))?;
+                given.insert("code".into(), utf8("code", code)?);
+                paths.push("/execute");
             }
         }
     }
-    let stray = order.path.is_none() && order.given.keys().any(|name| name == "save" || name == "remove");
-    match sources {
-        0 | 1 if !stray => Ok(order),
-        _ => Err(usage("at most one of FILE, -c and an action; --save goes with --add, --remove with --stop".into())),
+    let path = paths.pop().unwrap_or("/execute");
+    let stray = path == "/execute" && (given.contains_key("save") || given.contains_key("remove"));
+    if stray || !paths.is_empty() {
+        return Err(usage(
+            "at most one of FILE, -c and an action; --save goes with --add, --remove with --stop".into(),
+        ));
     }
+    if let Some(seconds) = given.get_mut("timeout") {
+        let number = seconds.as_str().and_then(|text| text.parse().ok()).filter(|number| SECONDS.contains(number));
+        *seconds = json!(number.ok_or_else(|| usage(format!("{seconds} is no time")))?);
+    }
+    let full = given.remove("full").is_some() || stdout_is_a_file_of_its_own();
+    if path == "/execute" {
+        if !given.contains_key("code") {
+            given.insert("code".into(), code_from_stdin()?);
+        }
+        let blank = text(&given, "code").is_none_or(|code| code.trim().is_empty());
+        ensure(!blank, || "no code".into()).map_err(|why| (2, why))?;
+        given.extend([("stream".into(), json!(true)), ("full".into(), json!(full))]);
+    }
+    Ok((path, given))
 }
 
-fn run_order(order: Order) -> Result<i32, Failed> {
-    let (path, mut given) = (order.path.unwrap_or("/execute"), order.given);
-    if order.path.is_none() {
-        let mut code = order.code.clone().unwrap_or_default();
-        if order.code.is_none() {
-            let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
-            ensure(!io::stdin().is_terminal(), || hint.into()).map_err(|why| Failed(2, why))?;
-            io::stdin().read_to_end(&mut code).map_err(|error| format!("stdin: {error}"))?;
-        }
-        let code = String::from_utf8(code).map_err(|error| Failed(2, format!("the code is not UTF-8: {error}")))?;
-        ensure(!code.trim().is_empty(), || "no code".into()).map_err(|why| Failed(2, why))?;
-        let to_file = stdout_is_a_file_of_its_own();
-        let cell = json!({"code": code, "stream": true, "full": order.full || to_file});
-        given.extend(cell.as_object().cloned().unwrap_or_default());
-    }
-    let socket = order.socket.or_else(|| env::var_os("MCP_PY_SOCKET").filter(|path| !path.is_empty()));
-    let (stream, pid) = match socket {
-        Some(path) => connect(&path.to_string_lossy())?,
-        None => find_session()?,
-    };
-    let name = text(&given, "interpreter").unwrap_or(BUILTIN);
-    let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
-    let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
-    ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
-    let (mut printer, failed) = (Printer { fresh: [true; 2] }, |error| format!("it could not be printed: {error}"));
-    let answer = request(&stream, "POST", path, &Value::Object(given), |event| printer.event(event).map_err(failed))?;
-    Ok(printer.last(&answer).map_err(failed)?)
+fn utf8(what: &str, bytes: Vec<u8>) -> Result<Value, Failed> {
+    String::from_utf8(bytes).map(Value::from).map_err(|error| (2, format!("the {what} is not UTF-8: {error}")))
 }
 
-/// Prints what comes, and knows where a line has begun.
-struct Printer {
-    fresh: [bool; 2], // stdout, stderr
-}
-
-impl Printer {
-    fn show(&mut self, to: usize, text: &str, line: bool) -> io::Result<()> {
-        let start = if line && !self.fresh[to] { "\n" } else { "" };
-        let text = format!("{start}{text}{}", if line { "\n" } else { "" });
-        self.fresh[to] = text.ends_with('\n') || (text.is_empty() && self.fresh[to]);
-        let mut out: Box<dyn Write> = if to == 0 { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
-        out.write_all(text.as_bytes()).and_then(|()| out.flush())
-    }
-
-    fn event(&mut self, event: &Value) -> io::Result<()> {
-        let text = |name: &str| event[name].as_str();
-        match (text("stdout"), text("stderr"), text("note"), text("image")) {
-            (Some(text), ..) => self.show(0, text, false),
-            (_, Some(text), ..) => self.show(1, text, false),
-            (_, _, Some(note), _) => self.show(1, note, true),
-            (.., Some(path)) => self.show(1, &format!("[mcp-py: figure saved: {path}]"), true),
-            _ => Ok(()),
-        }
-    }
-
-    /// What came last: the end of a cell's events, or an action's answer. Returns the exit code.
-    fn last(&mut self, answer: &Value) -> io::Result<i32> {
-        let is_error = answer["is_error"] == true || answer["isError"] == true;
-        let texts = [&answer["result"], &answer["structuredContent"]["message"], &answer["content"][0]["text"]];
-        let interrupted = answer["interrupted"].as_bool();
-        let told = interrupted.map(|did| if did { "interrupted" } else { "nothing was running" });
-        let text = texts.into_iter().find_map(Value::as_str).or(told).unwrap_or_default();
-        if !text.is_empty() {
-            self.show(usize::from(is_error), text, true)?;
-        }
-        Ok(answer["exit_code"].as_i64().unwrap_or(i64::from(is_error)) as i32)
-    }
+fn code_from_stdin() -> Result<Value, Failed> {
+    let (mut stdin, mut code) = (io::stdin(), Vec::new());
+    let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
+    ensure(!stdin.is_terminal(), || hint.into()).map_err(|why| (2, why))?;
+    stdin.read_to_end(&mut code).map_err(|error| (EXIT_FAILED, format!("stdin: {error}")))?;
+    utf8("code", code)
 }
 
 /// Whether stdout is a regular file, and not one that stderr goes to as well.
@@ -3124,47 +3062,83 @@ fn stdout_is_a_file_of_its_own() -> bool {
     out.is_file() && (out.dev(), out.ino()) != (err.dev(), err.ino())
 }
 
-/// One request to the bridge, by HTTP/1.0, whose answers have no chunks: JSON lines. Events of a stream go to `take`;
-/// the last line is returned.
-fn request(
+/// Has the session's server do it, and prints the answer; returns the exit code.
+fn run_order(path: &str, mut given: Object) -> Result<i32, String> {
+    let socket = given.remove("socket").or_else(|| env::var("MCP_PY_SOCKET").ok().map(Value::from));
+    let socket = socket.as_ref().and_then(Value::as_str).filter(|path| !path.is_empty());
+    let (stream, pid) = socket.map_or_else(find_session, connect)?;
+    let name = text(&given, "interpreter").unwrap_or(BUILTIN);
+    let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
+    let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
+    ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
+    let mut fresh = [true; 2];
+    let show = |event| show(&event, &mut fresh).map_err(|error| format!("it could not be printed: {error}"));
+    request(&stream, "POST", path, &Value::Object(given), show)
+}
+
+/// Prints an event or an answer, and returns the exit code that it tells. `fresh`: where, of stdout and stderr, a line
+/// has not begun yet.
+fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<i32> {
+    let text = |name: &str| event[name].as_str();
+    let is_error = event["is_error"] == true || event["isError"] == true;
+    let saved = text("image").map(|path| format!("[mcp-py: figure saved: {path}]"));
+    let told = [&event["result"], &event["structuredContent"]["message"], &event["content"][0]["text"]];
+    let did = event["interrupted"].as_bool().map(|did| if did { "interrupted" } else { "nothing was running" });
+    let (to, text, whole) = match (text("stdout"), text("stderr"), text("note").or(saved.as_deref())) {
+        (Some(text), ..) => (0, text, false),
+        (_, Some(text), _) => (1, text, false),
+        (.., Some(note)) => (1, note, true),
+        _ => (is_error.into(), told.into_iter().find_map(Value::as_str).or(did).unwrap_or_default(), true),
+    };
+    if !text.is_empty() {
+        let (start, end) = (if whole && !fresh[to] { "\n" } else { "" }, if whole { "\n" } else { "" });
+        let text = format!("{start}{text}{end}");
+        fresh[to] = text.ends_with('\n');
+        let mut out: Box<dyn Write> = if to == 0 { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
+    }
+    Ok(event["exit_code"].as_i64().unwrap_or(is_error.into()) as i32)
+}
+
+/// One request to the bridge, by HTTP/1.0, whose answers have no chunks: JSON lines. Each of them goes to `take`, and
+/// what that makes of the last one is returned.
+fn request<T>(
     mut stream: &UnixStream,
     method: &str,
     path: &str,
     body: &Value,
-    mut take: impl FnMut(&Value) -> Result<(), String>,
-) -> Result<Value, String> {
+    mut take: impl FnMut(Value) -> Result<T, String>,
+) -> Result<T, String> {
     let body = body.to_string();
     let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
     // Where this fails, there may be an early answer that says why.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
     while let Some(Ok(event)) = lines.next().map(|line| serde_json::from_str::<Value>(&line)) {
+        event["detail"].as_str().map_or(Ok(()), |why| Err(why.to_owned()))?;
         let goes_on = ["stdout", "stderr", "note", "image"].iter().any(|kind| event[kind].is_string());
-        match event["detail"].as_str() {
-            Some(why) => return Err(why.to_owned()),
-            None if goes_on => take(&event)?,
-            None => return Ok(event),
+        let taken = take(event)?;
+        if !goes_on {
+            return Ok(taken);
         }
     }
     Err("the server ended before the answer was complete".into())
 }
 
-const FORBIDDEN: &str = "a sandbox or another user may forbid it";
+const FORBIDDEN: &str = ": a sandbox or another user may forbid it";
 
 /// Connects to a socket of this user, whose server is this user's too (I10); returns the server's pid.
-fn connect(shown: &str) -> Result<(UnixStream, i32), String> {
-    let (path, own) = (Path::new(shown), sys::user_id());
-    let theirs = |uid: u32| format!("{shown} belongs to uid {uid}, you are {own}");
-    let failed = |error: io::Error| match error.kind() {
-        ErrorKind::PermissionDenied => format!("{shown}: {error}: {FORBIDDEN}"),
-        _ => format!("{shown}: {error}"),
+fn connect(path: &str) -> Result<(UnixStream, i32), String> {
+    let failed = |error: io::Error| {
+        let why = if error.kind() == ErrorKind::PermissionDenied { FORBIDDEN } else { "" };
+        format!("{path}: {error}{why}")
     };
-    let is = fs::symlink_metadata(path).map_err(failed)?;
-    ensure(is.uid() == own, || theirs(is.uid()))?;
+    let own = sys::user_id();
+    let check = |uid: u32| ensure(uid == own, || format!("{path} belongs to uid {uid}, you are {own}"));
+    check(fs::symlink_metadata(path).map_err(failed)?.uid())?;
     let stream = UnixStream::connect(path).map_err(failed)?;
-    let (pid, uid) = sys::peer(&stream).ok_or_else(|| format!("{shown}: who listens there can't be told"))?;
-    ensure(uid == own, || theirs(uid))?;
-    Ok((stream, pid))
+    let (pid, uid) = sys::peer(&stream).ok_or_else(|| format!("{path}: who listens there can't be told"))?;
+    check(uid).map(|()| (stream, pid))
 }
 
 fn is_dead(socket: &str) -> bool {
@@ -3180,53 +3154,50 @@ fn sockets() -> BTreeSet<String> {
 
 /// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
 fn find_session() -> Result<(UnixStream, i32), String> {
-    let (seen, mut refused) = (processes(), BTreeSet::new());
-    let sockets = sockets();
-    for (host, _) in ancestors(std::process::id() as i32, &seen) {
-        let (shared, own) = (format!("{SOCKETS}{host}.sock"), format!("{SOCKETS}{host}-"));
-        let mut candidates: Vec<_> = sockets.iter().filter(|path| **path == shared || path.starts_with(&own)).collect();
-        candidates.sort_by_key(|path| **path != shared);
-        for path in candidates {
-            match connect(path) {
-                Ok((stream, pid)) if ancestors(pid, &seen).any(|(above, _)| above == host) => return Ok((stream, pid)),
-                Ok((_, pid)) => refused.insert(format!("{path}: its process {pid} is not under {host}")),
-                Err(why) => refused.insert(why),
-            };
-        }
-    }
-    let mut live = BTreeMap::new();
-    for path in sockets.iter().rev() {
-        let stream = match connect(path) {
-            Ok((stream, _)) => stream, // its pid may be 0 here, in a namespace of our own
-            Err(why) => {
-                refused.extend(Some(why).filter(|why| why.ends_with(FORBIDDEN)));
-                continue;
+    let (seen, mut refused, mut live) = (processes(), BTreeSet::new(), BTreeMap::new());
+    let above: Vec<_> = ancestors(std::process::id() as i32, &seen).map(|(pid, _)| pid).collect();
+    let distance = |path: &String| {
+        let host = path[SOCKETS.len()..].split(['-', '.']).next().and_then(|host| host.parse().ok());
+        above.iter().position(|pid| Some(*pid) == host).unwrap_or(above.len())
+    };
+    let mut sockets: Vec<_> = sockets().into_iter().rev().collect(); // `…-P.sock` before `…-P-*.sock`
+    sockets.sort_by_key(distance);
+    for path in sockets {
+        let host = above.get(distance(&path));
+        match connect(&path) {
+            Ok((stream, pid)) if ancestors(pid, &seen).any(|(above, _)| Some(&above) == host) => {
+                return Ok((stream, pid));
             }
-        };
-        let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
-        if let Ok(health) = request(&stream, "GET", "/health", &Value::Null, |_| Ok(())) {
-            live.entry(inode(Path::new(path))).or_insert((path, health)); // which has two names
+            Ok((stream, pid)) => {
+                refused.extend(host.map(|host| format!("  {path}: its process {pid} is not under {host}\n")));
+                let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
+                if let Ok(health) = request(&stream, "GET", "/health", &Value::Null, Ok) {
+                    live.entry(inode(path.as_ref())).or_insert((path, health)); // which has two names
+                }
+            }
+            Err(why) if host.is_some() || why.ends_with(FORBIDDEN) => _ = refused.insert(format!("  {why}\n")),
+            Err(_) => {}
         }
     }
-    let session = env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty()).map(Value::from);
+    let session = env::var("CLAUDE_CODE_SESSION_ID").ok().map(Value::from);
     if let Some((path, _)) = live.values().find(|(_, health)| session.as_ref() == Some(&health["session_id"])) {
         return connect(path);
     }
-    let shown = |(path, health): &(&String, Value)| {
+    let shown = |(path, health): &(String, Value)| {
         let text = |name: &str| health[name].as_str().unwrap_or("?").to_owned();
         format!("\n  {} ({}): --socket {path}", text("project_dir"), text("host"))
     };
-    let list: String = live.values().map(shown).collect();
-    let forbidden = refused.iter().any(|why| why.ends_with(FORBIDDEN));
-    let refused: String = refused.iter().map(|why| format!("\n  {why}")).collect();
-    let none = "there is none of yours: start it with `claude mcp add`, see README";
+    let refused: String = refused.into_iter().collect();
     let others = match live.is_empty() {
         false => "yours are:",
-        true if forbidden => "what a sandbox has to allow is in README, Security; the tool `execute` works without",
-        true => none,
+        true => {
+            "`claude mcp add` starts one (README); in a sandbox, which has to allow it (README, Security), use the \
+                 tool `execute`"
+        }
     };
+    let list: String = live.values().map(shown).collect();
     let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
-    Err(format!("no server of this session: {looked_for}{refused}\n{others}{list}"))
+    Err(format!("no server of this session: {looked_for}\n{refused}{others}{list}"))
 }
 
 // ── 12. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
