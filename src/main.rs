@@ -55,7 +55,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -300,7 +300,7 @@ impl Server {
         sys::catch_signals();
         self.stdin = Some(io::stdin().as_fd().try_clone_to_owned()?.into());
         self.desk.buffer = vec![0; PIPE_BYTES];
-        let (mut lines, mut chunk, mut set) = (rpc::Lines::default(), vec![0; 64 << 10], Vec::new());
+        let (mut line, mut chunk, mut set) = (Vec::new(), vec![0; 64 << 10], Vec::new());
         loop {
             let until = self.tick();
             let stdin = self.stdin.as_ref().filter(|_| self.desk.stdout.memory.len() < STDOUT_WAITING_MAX);
@@ -332,10 +332,10 @@ impl Server {
             if let (true, Some(stdin)) = (ours[1].revents != 0, &mut self.stdin) {
                 match stdin.read(&mut chunk) {
                     Ok(0) => {
-                        lines.feed(b"\n", |line| self.take_line(line)); // the last one may lack its end
+                        rpc::feed(&mut line, b"\n", |line| self.take_line(line)); // the last one may lack its end
                         self.end_stdin();
                     }
-                    Ok(count) => lines.feed(&chunk[..count], |line| self.take_line(line)),
+                    Ok(count) => rpc::feed(&mut line, &chunk[..count], |line| self.take_line(line)),
                     Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                     Err(error) => return Err(error),
                 }
@@ -2982,9 +2982,6 @@ const OPTIONS: [(&str, &str, &[&str]); 11] = [
     ("--stop", "/tools/stop_interpreter", &["name"]),
 ];
 
-/// An exit code and the line about it.
-type Failed = (i32, String);
-
 fn client(words: &[OsString]) -> u8 {
     sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell
     let done = read_order(words).and_then(|(path, given)| run_order(path, given).map_err(|why| (EXIT_FAILED, why)));
@@ -2995,8 +2992,9 @@ fn client(words: &[OsString]) -> u8 {
     code as u8
 }
 
-/// The path and the members of the request that the command line asks for; `socket` among them is for us.
-fn read_order(words: &[OsString]) -> Result<(&'static str, Object), Failed> {
+/// The path and the members of the request that the command line asks for; `socket` among them is for us. An error is
+/// an exit code and the line about it.
+fn read_order(words: &[OsString]) -> Result<(&'static str, Object), (i32, String)> {
     let usage = |why: String| (2, format!("{why}\n{CLIENT_USAGE}"));
     let (mut paths, mut given, mut options, mut words) = (Vec::new(), Object::new(), true, words.iter());
     while let Some(word) = words.next() {
@@ -3023,18 +3021,21 @@ fn read_order(words: &[OsString]) -> Result<(&'static str, Object), Failed> {
     let path = paths.pop().unwrap_or("/execute");
     let stray = path == "/execute" && (given.contains_key("save") || given.contains_key("remove"));
     if stray || !paths.is_empty() {
-        return Err(usage(
-            "at most one of FILE, -c and an action; --save goes with --add, --remove with --stop".into(),
-        ));
+        return Err(usage("at most one of FILE, -c and an action; --save is --add's, --remove is --stop's".into()));
     }
     if let Some(seconds) = given.get_mut("timeout") {
         let number = seconds.as_str().and_then(|text| text.parse().ok()).filter(|number| SECONDS.contains(number));
         *seconds = json!(number.ok_or_else(|| usage(format!("{seconds} is no time")))?);
     }
-    let full = given.remove("full").is_some() || stdout_is_a_file_of_its_own();
+    let (out, err) = (Path::new("/dev/fd/1"), Path::new("/dev/fd/2"));
+    let full = given.remove("full").is_some() || (out.is_file() && inode(out) != inode(err));
     if path == "/execute" {
         if !given.contains_key("code") {
-            given.insert("code".into(), code_from_stdin()?);
+            let (mut stdin, mut code) = (io::stdin(), Vec::new());
+            let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
+            ensure(!stdin.is_terminal(), || hint.into()).map_err(|why| (2, why))?;
+            stdin.read_to_end(&mut code).map_err(|error| (EXIT_FAILED, format!("stdin: {error}")))?;
+            given.insert("code".into(), utf8("code", code)?);
         }
         let blank = text(&given, "code").is_none_or(|code| code.trim().is_empty());
         ensure(!blank, || "no code".into()).map_err(|why| (2, why))?;
@@ -3043,23 +3044,8 @@ fn read_order(words: &[OsString]) -> Result<(&'static str, Object), Failed> {
     Ok((path, given))
 }
 
-fn utf8(what: &str, bytes: Vec<u8>) -> Result<Value, Failed> {
+fn utf8(what: &str, bytes: Vec<u8>) -> Result<Value, (i32, String)> {
     String::from_utf8(bytes).map(Value::from).map_err(|error| (2, format!("the {what} is not UTF-8: {error}")))
-}
-
-fn code_from_stdin() -> Result<Value, Failed> {
-    let (mut stdin, mut code) = (io::stdin(), Vec::new());
-    let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
-    ensure(!stdin.is_terminal(), || hint.into()).map_err(|why| (2, why))?;
-    stdin.read_to_end(&mut code).map_err(|error| (EXIT_FAILED, format!("stdin: {error}")))?;
-    utf8("code", code)
-}
-
-/// Whether stdout is a regular file, and not one that stderr goes to as well.
-fn stdout_is_a_file_of_its_own() -> bool {
-    let status = |fd: BorrowedFd| File::from(fd.try_clone_to_owned()?).metadata();
-    let (Ok(out), Ok(err)) = (status(io::stdout().as_fd()), status(io::stderr().as_fd())) else { return false };
-    out.is_file() && (out.dev(), out.ino()) != (err.dev(), err.ino())
 }
 
 /// Has the session's server do it, and prints the answer; returns the exit code.
@@ -3072,23 +3058,30 @@ fn run_order(path: &str, mut given: Object) -> Result<i32, String> {
     let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
     ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
     let mut fresh = [true; 2];
-    let show = |event| show(&event, &mut fresh).map_err(|error| format!("it could not be printed: {error}"));
-    request(&stream, "POST", path, &Value::Object(given), show)
+    for event in request(&stream, "POST", path, &Value::Object(given)) {
+        event["detail"].as_str().map_or(Ok(()), |why| Err(why.to_owned()))?;
+        if let Some(code) = show(&event, &mut fresh).map_err(|error| format!("it could not be printed: {error}"))? {
+            return Ok(code);
+        }
+    }
+    Err("the server ended before the answer was complete".into())
 }
 
-/// Prints an event or an answer, and returns the exit code that it tells. `fresh`: where, of stdout and stderr, a line
-/// has not begun yet.
-fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<i32> {
+/// Prints an event or an answer; returns the exit code if that is the last of them. `fresh`: where, of stdout and
+/// stderr, a line has not begun yet.
+fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<Option<i32>> {
     let text = |name: &str| event[name].as_str();
     let is_error = event["is_error"] == true || event["isError"] == true;
     let saved = text("image").map(|path| format!("[mcp-py: figure saved: {path}]"));
     let told = [&event["result"], &event["structuredContent"]["message"], &event["content"][0]["text"]];
     let did = event["interrupted"].as_bool().map(|did| if did { "interrupted" } else { "nothing was running" });
-    let (to, text, whole) = match (text("stdout"), text("stderr"), text("note").or(saved.as_deref())) {
-        (Some(text), ..) => (0, text, false),
-        (_, Some(text), _) => (1, text, false),
-        (.., Some(note)) => (1, note, true),
-        _ => (is_error.into(), told.into_iter().find_map(Value::as_str).or(did).unwrap_or_default(), true),
+    let told = told.into_iter().find_map(Value::as_str).or(did).unwrap_or_default();
+    let code = event["exit_code"].as_i64().unwrap_or(is_error.into()) as i32;
+    let (to, text, whole, code) = match (text("stdout"), text("stderr"), text("note").or(saved.as_deref())) {
+        (Some(text), ..) => (0, text, false, None),
+        (_, Some(text), _) => (1, text, false, None),
+        (.., Some(note)) => (1, note, true, None),
+        _ => (is_error.into(), told, true, Some(code)),
     };
     if !text.is_empty() {
         let (start, end) = (if whole && !fresh[to] { "\n" } else { "" }, if whole { "\n" } else { "" });
@@ -3097,32 +3090,17 @@ fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<i32> {
         let mut out: Box<dyn Write> = if to == 0 { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
         out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
     }
-    Ok(event["exit_code"].as_i64().unwrap_or(is_error.into()) as i32)
+    Ok(code)
 }
 
-/// One request to the bridge, by HTTP/1.0, whose answers have no chunks: JSON lines. Each of them goes to `take`, and
-/// what that makes of the last one is returned.
-fn request<T>(
-    mut stream: &UnixStream,
-    method: &str,
-    path: &str,
-    body: &Value,
-    mut take: impl FnMut(Value) -> Result<T, String>,
-) -> Result<T, String> {
+/// One request to the bridge, by HTTP/1.0, whose answers have no chunks: the JSON lines of its answer, as they come.
+fn request<'a>(mut to: &'a UnixStream, method: &str, path: &str, body: &Value) -> impl Iterator<Item = Value> + 'a {
     let body = body.to_string();
     let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
     // Where this fails, there may be an early answer that says why.
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
-    while let Some(Ok(event)) = lines.next().map(|line| serde_json::from_str::<Value>(&line)) {
-        event["detail"].as_str().map_or(Ok(()), |why| Err(why.to_owned()))?;
-        let goes_on = ["stdout", "stderr", "note", "image"].iter().any(|kind| event[kind].is_string());
-        let taken = take(event)?;
-        if !goes_on {
-            return Ok(taken);
-        }
-    }
-    Err("the server ended before the answer was complete".into())
+    let _ = to.write_all(head.as_bytes()).and_then(|()| to.write_all(body.as_bytes()));
+    let lines = BufReader::new(to).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
+    lines.map_while(|line| serde_json::from_str(&line).ok())
 }
 
 const FORBIDDEN: &str = ": a sandbox or another user may forbid it";
@@ -3154,7 +3132,7 @@ fn sockets() -> BTreeSet<String> {
 
 /// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
 fn find_session() -> Result<(UnixStream, i32), String> {
-    let (seen, mut refused, mut live) = (processes(), BTreeSet::new(), BTreeMap::new());
+    let (seen, mut refused, mut live) = (processes(), String::new(), BTreeMap::new());
     let above: Vec<_> = ancestors(std::process::id() as i32, &seen).map(|(pid, _)| pid).collect();
     let distance = |path: &String| {
         let host = path[SOCKETS.len()..].split(['-', '.']).next().and_then(|host| host.parse().ok());
@@ -3171,11 +3149,11 @@ fn find_session() -> Result<(UnixStream, i32), String> {
             Ok((stream, pid)) => {
                 refused.extend(host.map(|host| format!("  {path}: its process {pid} is not under {host}\n")));
                 let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
-                if let Ok(health) = request(&stream, "GET", "/health", &Value::Null, Ok) {
+                if let Some(health) = request(&stream, "GET", "/health", &Value::Null).next() {
                     live.entry(inode(path.as_ref())).or_insert((path, health)); // which has two names
                 }
             }
-            Err(why) if host.is_some() || why.ends_with(FORBIDDEN) => _ = refused.insert(format!("  {why}\n")),
+            Err(why) if host.is_some() || why.ends_with(FORBIDDEN) => refused += &format!("  {why}\n"),
             Err(_) => {}
         }
     }
@@ -3187,15 +3165,9 @@ fn find_session() -> Result<(UnixStream, i32), String> {
         let text = |name: &str| health[name].as_str().unwrap_or("?").to_owned();
         format!("\n  {} ({}): --socket {path}", text("project_dir"), text("host"))
     };
-    let refused: String = refused.into_iter().collect();
-    let others = match live.is_empty() {
-        false => "yours are:",
-        true => {
-            "`claude mcp add` starts one (README); in a sandbox, which has to allow it (README, Security), use the \
-                 tool `execute`"
-        }
-    };
     let list: String = live.values().map(shown).collect();
+    let none = "`claude mcp add` starts one; in a sandbox see README, Security, or use the tool `execute`";
+    let others = if live.is_empty() { none } else { "yours are:" };
     let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
     Err(format!("no server of this session: {looked_for}\n{refused}{others}{list}"))
 }
@@ -3525,20 +3497,15 @@ mod rpc {
     pub const INTERNAL_ERROR: i64 = -32603;
     pub const UNSUPPORTED_VERSION: i64 = -32022; // MCP 2026-07-28
 
-    /// The lines of a stream, without their ends; here is the one that is not complete.
-    #[derive(Default)]
-    pub struct Lines(Vec<u8>);
-
-    impl Lines {
-        /// Of a line over the limit a byte too much is kept, by which `parse` knows it.
-        pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) {
-            for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-                let text = piece.strip_suffix(b"\n").unwrap_or(piece);
-                let room = REQUEST_BYTES_MAX + 1 - self.0.len();
-                self.0.extend_from_slice(&text[..text.len().min(room)]);
-                if text.len() < piece.len() {
-                    take(&std::mem::take(&mut self.0));
-                }
+    /// Takes the lines of a stream, without their ends, and keeps in `partial` what is none yet; of one over the limit
+    /// a byte too much, by which `parse` knows it.
+    pub fn feed(partial: &mut Vec<u8>, bytes: &[u8], mut take: impl FnMut(&[u8])) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+            let room = REQUEST_BYTES_MAX + 1 - partial.len();
+            partial.extend_from_slice(&text[..text.len().min(room)]);
+            if text.len() < piece.len() {
+                take(&std::mem::take(partial));
             }
         }
     }
@@ -3628,9 +3595,7 @@ mod rpc {
         if !data.is_null() {
             response["error"]["data"] = data;
         }
-        if let Some(id) = id {
-            response["id"] = id.clone();
-        }
+        id.into_iter().for_each(|id| response["id"] = id.clone());
         line(response)
     }
 
@@ -3662,63 +3627,51 @@ mod http {
         let text = String::from_utf8_lossy(seen);
         let mut lines = text.strip_suffix('\r').unwrap_or(&text).split("\r\n"); // a last CR's LF may still come
         if lines.any(|line| line.contains(['\r', '\n', '\0'])) {
-            return Some(refuse(BAD, "the head has a bare CR, a bare LF or a NUL"));
+            return Some(Err((BAD, "the head has a bare CR, a bare LF or a NUL".into())));
         }
         if seen.len() > HTTP_HEAD_BYTES_MAX {
             let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
-            return Some(refuse("431 Request Header Fields Too Large", why));
+            return Some(Err(("431 Request Header Fields Too Large", why)));
         }
         end.map(|size| parse(text.trim_end_matches("\r\n"), size))
     }
 
     const BAD: &str = "400 Bad Request";
 
-    fn refuse<T>(status: &'static str, why: impl Into<String>) -> Result<T, Refusal> {
-        Err((status, why.into()))
-    }
-
     fn parse(head: &str, size: usize) -> Result<Head, Refusal> {
-        let mut lines = head.split("\r\n");
-        let words: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+        let (line, headers) = head.split_once("\r\n").unwrap_or((head, ""));
+        let words: Vec<_> = line.split(' ').collect();
         let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
-            return refuse(BAD, "the request line is not METHOD TARGET HTTP/1.1");
+            return Err((BAD, "the request line is not METHOD TARGET HTTP/1.1".into()));
         };
-        let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let (mut hosts, mut lengths, mut expects) = (0, Vec::new(), false);
-        for line in lines {
-            let (name, value) = line.split_once(':').unwrap_or_default();
-            let value = value.trim_matches([' ', '\t']);
-            match name.to_ascii_lowercase().as_str() {
-                "host" => hosts += 1,
-                "content-length" => lengths.push(value),
-                "transfer-encoding" if value.eq_ignore_ascii_case("chunked") => {
-                    return refuse("411 Length Required", "send a Content-Length, not chunks");
-                }
-                "transfer-encoding" => return refuse("501 Not Implemented", format!("no Transfer-Encoding {value}")),
-                "expect" if value.eq_ignore_ascii_case("100-continue") => expects = true,
-                "expect" => return refuse("417 Expectation Failed", format!("can't meet the expectation {value}")),
-                name if !name.is_empty() && name.bytes().all(of_token) => {}
-                _ => return refuse(BAD, "a header line is not NAME: VALUE"),
-            }
-        }
-        let old = version == "HTTP/1.0";
-        if hosts > 1 || (hosts == 0 && !old) {
-            return refuse(BAD, "there must be one Host");
-        }
-        let length = match lengths[..] {
-            [] if method == "POST" => return refuse("411 Length Required", "send a Content-Length"),
-            [] => 0,
-            [digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().unwrap_or(usize::MAX)
-            }
-            _ => return refuse(BAD, "Content-Length is not one number"),
+        let headers = headers.to_ascii_lowercase();
+        let headers: Vec<_> = headers.lines().map(|line| line.split_once(':').unwrap_or_default()).collect();
+        let values = |of: &str| -> Vec<&str> {
+            headers.iter().filter(|(name, _)| *name == of).map(|(_, value)| value.trim_matches([' ', '\t'])).collect()
         };
-        if length > REQUEST_BYTES_MAX {
-            return refuse("413 Content Too Large", format!("the body is longer than {REQUEST_BYTES_MAX} bytes"));
+        let (hosts, lengths) = (values("host"), values("content-length"));
+        let (codings, expected) = (values("transfer-encoding"), values("expect"));
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_number = |digits: &&str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let length = lengths.first().map_or(0, |digits| digits.parse().unwrap_or(usize::MAX));
+        let too_long = format!("the body is longer than {REQUEST_BYTES_MAX} bytes");
+        let (old, is_sized) = (version == "HTTP/1.0", method != "POST" || !lengths.is_empty());
+        let rules = [
+            (headers.iter().all(|(name, _)| is_name(name)), BAD, "a header line is not NAME: VALUE"),
+            (hosts.len() == 1 || (hosts.is_empty() && old), BAD, "there must be one Host"),
+            (codings.iter().all(|one| *one == "chunked"), "501 Not Implemented", "the Transfer-Encoding is unknown"),
+            (codings.is_empty() && is_sized, "411 Length Required", "send a Content-Length, not chunks"),
+            (expected.iter().all(|one| *one == "100-continue"), "417 Expectation Failed", "expect 100-continue only"),
+            (lengths.len() < 2 && lengths.iter().all(is_number), BAD, "Content-Length is not one number"),
+            (length <= REQUEST_BYTES_MAX, "413 Content Too Large", &too_long),
+        ];
+        if let Some((_, status, why)) = rules.into_iter().find(|(is_kept, ..)| !is_kept) {
+            return Err((status, why.into()));
         }
         let target = target.split('?').next().unwrap_or_default();
         let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
-        Ok(Head { method: method.into(), path: path.into(), size, length, expects, old })
+        let (method, path, expects) = (method.into(), path.into(), !expected.is_empty());
+        Ok(Head { method, path, size, length, expects, old })
     }
 }
 
@@ -3827,9 +3780,7 @@ mod sys {
     pub fn widen_pipe(_fd: &impl AsRawFd, _bytes: usize) {
         // SAFETY: a plain system call.
         #[cfg(target_os = "linux")]
-        unsafe {
-            libc::fcntl(_fd.as_raw_fd(), libc::F_SETPIPE_SZ, _bytes as libc::c_int);
-        }
+        let _ = unsafe { libc::fcntl(_fd.as_raw_fd(), libc::F_SETPIPE_SZ, _bytes as libc::c_int) };
     }
 
     /// flock(2), exclusive, without waiting.

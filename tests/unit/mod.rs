@@ -1,6 +1,6 @@
 //! What can be checked without a process: parsers, texts, calendars. Pulled in by main.rs when it is built for tests.
 
-use super::rpc::{Lines, Message};
+use super::rpc::Message;
 use super::*;
 
 // ---- mod rpc: messages ---------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ fn what_we_write_is_one_line_of_json() {
 
 /// The lines that come of a stream which arrives in these pieces; blank ones left out, as parse does nothing with them.
 fn lines_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
-    let mut lines = Lines::default();
+    let mut partial = Vec::new();
     let mut found = Vec::new();
     let mut take = |line: &[u8]| {
         assert!(line.len() <= REQUEST_BYTES_MAX + 1, "{} bytes are kept", line.len());
@@ -154,9 +154,9 @@ fn lines_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         }
     };
     for piece in pieces {
-        lines.feed(piece, &mut take);
+        rpc::feed(&mut partial, piece, &mut take);
     }
-    lines.feed(b"\n", &mut take);
+    rpc::feed(&mut partial, b"\n", &mut take);
     found
 }
 

@@ -15,7 +15,7 @@ pub fn one(bytes: &[u8]) {
 
 /// What the lines of a stream are taken for.
 fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
-    let (mut lines, mut told) = (rpc::Lines::default(), Vec::new());
+    let (mut partial, mut told) = (Vec::new(), Vec::new());
     let mut take = |line: &[u8]| {
         told.push(match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
@@ -25,8 +25,8 @@ fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
             rpc::Message::Invalid { id, code, why } => format!("invalid {id:?} {code} {why}"),
         });
     };
-    pieces.into_iter().for_each(|piece| lines.feed(piece, &mut take));
-    lines.feed(b"\n", &mut take);
+    pieces.into_iter().for_each(|piece| rpc::feed(&mut partial, piece, &mut take));
+    rpc::feed(&mut partial, b"\n", &mut take);
     told
 }
 
