@@ -3562,13 +3562,11 @@ mod rpc {
 
     /// The text with U+FFFD for each `\ud800`…`\udfff` that is no half of a pair; None where there is none.
     pub fn without_lone_surrogates(text: &[u8]) -> Option<Vec<u8>> {
-        let unit = |at: usize| {
-            let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
-            u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-        };
-        let (mut clean, mut at) = (text.to_vec(), 0);
-        while at < text.len() {
-            at += match (text[at], unit(at)) {
+        let text = std::str::from_utf8(text).ok()?;
+        let unit = |at: usize| u16::from_str_radix(text.get(at..at + 6)?.strip_prefix("\\u")?, 16).ok();
+        let (mut clean, mut at) = (text.as_bytes().to_vec(), 0);
+        while at < clean.len() {
+            at += match (clean[at], unit(at)) {
                 (b'\\', Some(0xd800..=0xdbff)) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
                 (b'\\', Some(0xd800..=0xdfff)) => {
                     clean[at..at + 6].copy_from_slice(b"\\ufffd");
@@ -3578,7 +3576,7 @@ mod rpc {
                 _ => 1,
             };
         }
-        (clean != text).then_some(clean)
+        (clean != text.as_bytes()).then_some(clean)
     }
 
     fn line(message: Value) -> Vec<u8> {
@@ -3627,7 +3625,7 @@ mod http {
         let text = String::from_utf8_lossy(seen);
         let mut lines = text.strip_suffix('\r').unwrap_or(&text).split("\r\n"); // a last CR's LF may still come
         if lines.any(|line| line.contains(['\r', '\n', '\0'])) {
-            return Some(Err((BAD, "the head has a bare CR, a bare LF or a NUL".into())));
+            return Some(Err(("400 Bad Request", "the head has a bare CR, a bare LF or a NUL".into())));
         }
         if seen.len() > HTTP_HEAD_BYTES_MAX {
             let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
@@ -3636,13 +3634,11 @@ mod http {
         end.map(|size| parse(text.trim_end_matches("\r\n"), size))
     }
 
-    const BAD: &str = "400 Bad Request";
-
     fn parse(head: &str, size: usize) -> Result<Head, Refusal> {
         let (line, headers) = head.split_once("\r\n").unwrap_or((head, ""));
         let words: Vec<_> = line.split(' ').collect();
         let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
-            return Err((BAD, "the request line is not METHOD TARGET HTTP/1.1".into()));
+            return Err(("400 Bad Request", "the request line is not METHOD TARGET HTTP/1.1".into()));
         };
         let headers = headers.to_ascii_lowercase();
         let headers: Vec<_> = headers.lines().map(|line| line.split_once(':').unwrap_or_default()).collect();
@@ -3657,12 +3653,12 @@ mod http {
         let too_long = format!("the body is longer than {REQUEST_BYTES_MAX} bytes");
         let (old, is_sized) = (version == "HTTP/1.0", method != "POST" || !lengths.is_empty());
         let rules = [
-            (headers.iter().all(|(name, _)| is_name(name)), BAD, "a header line is not NAME: VALUE"),
-            (hosts.len() == 1 || (hosts.is_empty() && old), BAD, "there must be one Host"),
+            (headers.iter().all(|(name, _)| is_name(name)), "400 Bad Request", "a header line is not NAME: VALUE"),
+            (hosts.len() == 1 || (hosts.is_empty() && old), "400 Bad Request", "there must be one Host"),
             (codings.iter().all(|one| *one == "chunked"), "501 Not Implemented", "the Transfer-Encoding is unknown"),
             (codings.is_empty() && is_sized, "411 Length Required", "send a Content-Length, not chunks"),
             (expected.iter().all(|one| *one == "100-continue"), "417 Expectation Failed", "expect 100-continue only"),
-            (lengths.len() < 2 && lengths.iter().all(is_number), BAD, "Content-Length is not one number"),
+            (lengths.len() < 2 && lengths.iter().all(is_number), "400 Bad Request", "Content-Length is not one number"),
             (length <= REQUEST_BYTES_MAX, "413 Content Too Large", &too_long),
         ];
         if let Some((_, status, why)) = rules.into_iter().find(|(is_kept, ..)| !is_kept) {
@@ -3733,7 +3729,7 @@ mod sys {
         unsafe { libc::kill(if group { -pid } else { pid }, signal) };
     }
 
-    /// An entry for `poll`; -1 for no descriptor.
+    /// An entry for `poll`, a new one each time; -1 for no descriptor.
     pub fn watch(fd: i32, events: libc::c_short) -> libc::pollfd {
         libc::pollfd { fd, events, revents: 0 }
     }
@@ -3744,7 +3740,6 @@ mod sys {
         // SAFETY: the pointer and the length are those of one slice; poll(2) writes `revents` only.
         let ready = unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, time as i32) };
         if ready < 0 {
-            set.iter_mut().for_each(|entry| entry.revents = 0); // nothing is known to be ready
             std::thread::sleep(std::time::Duration::from_millis(10)); // ENOMEM, EINVAL; a signal can wait as long
         }
         ready > 0
