@@ -2985,11 +2985,10 @@ const OPTIONS: [(&str, &str, &[&str]); 11] = [
 fn client(words: &[OsString]) -> u8 {
     sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell
     let done = read_order(words).and_then(|(path, given)| run_order(path, given).map_err(|why| (EXIT_FAILED, why)));
-    let code = done.unwrap_or_else(|(code, why)| {
+    done.unwrap_or_else(|(code, why)| {
         let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
         code
-    });
-    code as u8
+    }) as u8
 }
 
 /// The path and the members of the request that the command line asks for; `socket` among them is for us. An error is
@@ -3666,8 +3665,7 @@ mod http {
         }
         let target = target.split('?').next().unwrap_or_default();
         let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
-        let (method, path, expects) = (method.into(), path.into(), !expected.is_empty());
-        Ok(Head { method, path, size, length, expects, old })
+        Ok(Head { method: method.into(), path: path.into(), size, length, expects: !expected.is_empty(), old })
     }
 }
 
@@ -3697,8 +3695,8 @@ mod sys {
         }
     }
 
-    /// Makes the command's process the leader of a session, hence of a group, without a terminal; on
-    /// Linux it is killed when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG).
+    /// Makes the command's process the leader of a session, hence of a group, without a terminal; on Linux it is killed
+    /// when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG).
     pub fn own_session(command: &mut Command) {
         let parent = std::process::id() as i32;
         // SAFETY: between fork and exec only plain system calls are made, nothing is allocated and no lock taken.
