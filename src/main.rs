@@ -969,6 +969,11 @@ fn ensure(holds: bool, else_why: impl FnOnce() -> String) -> Result<(), String> 
     holds.then_some(()).ok_or_else(else_why)
 }
 
+/// What the system said, behind the path or program that it is about: for `map_err`.
+fn about(what: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
+    move |error| format!("{}: {error}", what.as_ref().display())
+}
+
 /// A time limit in seconds from an argument, else from MCP_PY_TIMEOUT, else 600; None for 0: no limit.
 fn limit_of(argument: Option<f64>) -> Option<Duration> {
     let seconds = argument.unwrap_or_else(|| seconds_from("MCP_PY_TIMEOUT", TIMEOUT_DEFAULT));
@@ -3176,81 +3181,71 @@ fn find_session() -> Result<(UnixStream, i32), String> {
 /// Copies this program to a folder, makes its two names there, and tries both doors. Safe while an old one runs.
 fn install(dir: Option<&OsString>) -> Result<String, String> {
     let dir = dir.map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
-    let dir = &dir.ok_or("there is no home directory: give --dir")?;
-    let at = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-    DirBuilder::new().recursive(true).create(dir).map_err(|error| at(dir, error))?;
-    let dir = &fs::canonicalize(dir).map_err(|error| at(dir, error))?;
-    let (program, beside) = (dir.join("mcp-py"), dir.join(".mcp-py.new"));
-    let links = ["mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
-    for link in &links {
+    let dir = dir.ok_or("there is no home directory: give --dir")?;
+    let dir = fs::create_dir_all(&dir).and_then(|()| fs::canonicalize(&dir)).map_err(about(&dir))?;
+    let [program, beside, server, client] =
+        ["mcp-py", ".mcp-py.new", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
+    for link in [&server, &client] {
         let ours = fs::read_link(link).is_ok_and(|to| to == Path::new("mcp-py") || to == program);
+        let way = "the Python original goes by `uv tool uninstall python-interpreter-mcp`, anything else by hand";
         ensure(ours || fs::symlink_metadata(link).is_err(), || {
-            format!(
-                "{} is in the way and not ours; the Python original goes by `uv tool uninstall \
-                     python-interpreter-mcp`, anything else by hand",
-                link.display()
-            )
+            format!("{} is in the way and not ours; {way}", link.display())
         })?;
     }
-    let exe = env::current_exe().map_err(|error| format!("this program can't be found: {error}"))?;
-    let copied = fs::copy(&exe, &beside)
-        .and_then(|_| File::open(&beside)?.sync_all())
-        .and_then(|()| fs::rename(&beside, &program));
-    copied.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        at(&program, error)
-    })?;
-    for link in &links {
+    let copied = env::current_exe().and_then(|exe| {
+        fs::copy(exe, &beside)?;
+        File::open(&beside)?.sync_all()?;
+        fs::rename(&beside, &program)
+    });
+    copied.inspect_err(|_| _ = fs::remove_file(&beside)).map_err(about(&program))?;
+    for link in [&server, &client] {
         let _ = fs::remove_file(link); // ours, see above
-        std::os::unix::fs::symlink("mcp-py", link).map_err(|error| at(link, error))?;
+        std::os::unix::fs::symlink("mcp-py", link).map_err(about(link))?;
     }
-    let answer = try_both_doors(&links).map_err(|why| format!("{} is installed, but {why}", program.display()))?;
-    let off_path = env::var_os("PATH").is_none_or(|path| env::split_paths(&path).all(|one| one != *dir));
-    let hint = || format!("\n{0} is not on PATH: export PATH=\"{0}:$PATH\"\n", dir.display());
-    let path = off_path.then(hint).unwrap_or_default();
+    let failed = |why: io::Error| format!("{} is installed, but its trial failed: {why}", program.display());
+    try_both_doors(&server, &client).map_err(failed)?;
+    let (program, server) = (program.display(), server.display());
+    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == dir));
+    let dir = dir.display();
+    let hint = if on_path { String::new() } else { format!("\n{dir} is not on PATH: export PATH=\"{dir}:$PATH\"\n") };
     Ok(format!(
         "\
-installed {} {VERSION}, and beside it mcp-py-server and mcp-py-client
-tried it: x = 1 + 1 by MCP, then x by the client: {}
-{path}
+installed {program} {VERSION}, and beside it mcp-py-server and mcp-py-client
+tried it: x = 1 + 1 by MCP, then x by the client: 2
+{hint}
 next, for Claude Code:
-  claude mcp add python-interpreter -- {}
+  claude mcp add python-interpreter -- {server}
 and so that the client needs no approval, in .claude/settings.json:
   {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
-",
-        program.display(),
-        answer,
-        links[0].display()
+"
     ))
 }
 
-/// A session with the new server, and the new client's answer out of it; an error says what failed.
-fn try_both_doors([server, client]: &[PathBuf; 2]) -> Result<String, String> {
-    let failed = |error: io::Error| format!("could not be tried: {error}");
-    let mut child = Command::new(server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-    let (mut to, from) = (child.stdin.take().ok_or("no pipe")?, child.stdout.take().ok_or("no pipe")?);
-    let call = |tool: &str, arguments: Value| ("tools/call", json!({"name": tool, "arguments": arguments}));
-    let mut answers = BufReader::new(from).lines();
-    let mut ask = |(method, params): (&str, Value)| {
+/// Whether a session with the new server knows 1 + 1, and the new client has that out of it.
+fn try_both_doors(server: &Path, client: &Path) -> io::Result<()> {
+    let mut child = Command::new(server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut answers = BufReader::new(child.stdout.take().ok_or(ErrorKind::BrokenPipe)?).lines();
+    let mut ask = |method: &str, params: Value| {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        to.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
-        let line = answers.next().unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into())).map_err(failed)?;
-        serde_json::from_str::<Value>(&line).map_err(|error| failed(error.into()))
+        writeln!(child.stdin.as_ref().ok_or(ErrorKind::BrokenPipe)?, "{request}")?;
+        let line = answers.next().ok_or(ErrorKind::UnexpectedEof)??;
+        serde_json::from_str::<Value>(&line).map_err(io::Error::from)
     };
     let we = json!({"name": "mcp-py install", "version": VERSION});
-    ask(("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we})))?;
-    let by_mcp = ask(call("execute", json!({"code": "x = 1 + 1; x"})))?;
-    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
-    // There may be a note before it.
-    ensure(by_mcp.lines().last() == Some("2"), || format!("1 + 1 is not 2: {by_mcp}"))?;
-    let info = ask(call("get_session_info", json!({})))?;
-    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default().to_owned();
-    let output = Command::new(client).args(["--socket", &socket, "-c", "x"]).output().map_err(failed)?;
-    drop(to);
-    let _ = child.wait();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure(out.trim() == "2", || format!("its client failed: {out}{err}"))?;
-    Ok(out.trim().to_owned())
+    ask("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we}))?;
+    let by_mcp = ask("tools/call", json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}}))?;
+    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default();
+    if by_mcp.lines().last() != Some("2") {
+        return Err(io::Error::other(format!("1 + 1 is not 2: {by_mcp}"))); // a note before it is fine
+    }
+    let info = ask("tools/call", json!({"name": "get_session_info"}))?;
+    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default();
+    let output = Command::new(client).args(["--socket", socket, "-c", "x"]).output()?;
+    child.wait()?; // which closes its stdin first
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "2" => Ok(()),
+        out => Err(io::Error::other(format!("its client says: {out}{}", String::from_utf8_lossy(&output.stderr)))),
+    }
 }
 
 /// What is found, or what is wrong and what to do.
