@@ -52,8 +52,9 @@
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -62,7 +63,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{mpsc, Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{mpsc, Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -2038,10 +2039,44 @@ fn remove_the_dead() {
 // leaves it as it is. A cell's import of what nobody finds is asked of us (worker.py decides which), and uv or pip
 // installs it. What a base says of itself is remembered, for a pyenv shim takes 100 ms to say it.
 
-/// Asks a Python for its executable, prefix and version, and where it is itself a venv, for the places of its packages.
-const PROBE: &str = "import os, site, sys; print('mcp-py', os.path.realpath(sys.executable), sys.prefix, \
-    '%d.%d.%d' % sys.version_info[:3], *site.getsitepackages() if sys.prefix != sys.base_prefix else (), sep='\\0')";
 const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
+
+/// `BASE -I -c MAKE HOW FOLDER` has a base make its environment, where there is none in the folder that is complete. HOW
+/// is `make`; `suspect`: that the environment runs is not taken for granted; `look`: nothing is made. It prints whether
+/// one was lost, the environment's name and what the base is, behind `mcp-py`, NUL between them.
+const MAKE: &str = r#"
+import hashlib, os, site, sys
+if sys.version_info < (3, 8):
+    sys.exit('it is older than 3.8: name a newer Python in MCP_PY_PYTHON')
+how, folder = sys.argv[1:]
+version, real = '%d.%d.%d' % sys.version_info[:3], os.path.realpath(sys.executable)
+places = site.getsitepackages() if sys.prefix != sys.base_prefix else []
+key = os.fsencode('\0'.join([real, sys.prefix, version] + places))
+name = 'env-%s-%s' % (version, hashlib.sha256(key).hexdigest()[:16])
+env = os.path.join(folder, name)
+python, made = os.path.join(env, 'bin/python'), os.path.join(env, 'mcp-py')
+lost = ''
+if how != 'look':
+    import fcntl, venv, shutil
+    os.umask(0o77)
+    os.makedirs(folder, exist_ok=True)
+    lock = open(os.path.join(folder, 'environments.lock'), 'a')
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    complete = os.path.isfile(made)
+    good = complete and os.path.isfile(python)
+    if good and how == 'suspect':
+        good = os.spawnv(os.P_WAIT, python, [python, '-I', '-c', '']) == 0
+    if not good:
+        shutil.rmtree(env, ignore_errors=True)  # what stays in the way, venv tells
+        venv.create(env, system_site_packages=True, symlinks=True)
+        lib = os.path.join(env, 'lib')
+        with open(os.path.join(lib, os.listdir(lib)[0], 'site-packages/mcp_py_base.pth'), 'w') as pth:
+            for place in places:  # a venv that is made from a venv does not see its packages
+                pth.write('import site; site.addsitedir(%a)\n' % place)
+        open(made, 'w').close()
+        lost = 'lost' if complete else ''
+os.write(1, os.fsencode('\0'.join(['mcp-py', lost, name, 'Python %s, %s' % (version, real)])))
+"#;
 
 /// Packages that are not called as what is imported.
 const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image yaml=PyYAML \
@@ -2055,44 +2090,46 @@ const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewCo
     tcp connect error|timed out";
 const NO_NETWORK: &str = "there is no network: ";
 
-/// A program that a thread runs and the loop may end, by dropping this. Both the signal and the reaping are done under
-/// its lock, so it is never signalled once it is reaped (I8).
-#[derive(Default)]
+/// A program that a thread runs and the loop may end, by dropping its end of this. It is signalled under the lock, and
+/// reaped after its number was taken out under the lock: so what is reaped is never signalled (I8).
+#[derive(Clone, Default)]
 struct Leash(Arc<Mutex<Leashed>>);
 
 #[derive(Default)]
-enum Leashed {
-    #[default]
-    Idle,
-    Runs(i32),
-    Cut,
+struct Leashed {
+    pid: Option<i32>, // while it runs
+    cut: bool,        // it is not to be started any more
+}
+
+impl Leash {
+    fn held(&self) -> MutexGuard<'_, Leashed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Leashed::Runs(pid) = mem::replace(&mut *state, Leashed::Cut) {
-            sys::signal(pid, libc::SIGKILL, true);
-        }
+        let mut held = self.held();
+        held.cut = true;
+        held.pid.into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
     }
 }
 
 /// Runs a program in a group of its own: whether it succeeded, and what it printed. An error where it could not be
-/// started, was cut off its leash, took longer than `limit` or printed too much.
-fn run(mut command: Command, limit: Duration, leash: &Mutex<Leashed>) -> Result<(bool, Vec<u8>), String> {
+/// started, took longer than `limit` or printed too much.
+fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, String), String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let failed = |error: io::Error| format!("{name}: {error}");
-    let (mut output, theirs) = UnixStream::pair().map_err(failed)?;
-    let errors = theirs.try_clone().map_err(failed)?;
+    let failed = about(&name);
+    let (mut output, theirs) = UnixStream::pair().map_err(&failed)?;
+    let errors = theirs.try_clone().map_err(&failed)?;
     command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
     sys::own_session(&mut command);
-    let held = || leash.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut state = held();
-    ensure(!matches!(*state, Leashed::Cut), || "interrupted".into())?;
-    let mut child = command.spawn().map_err(failed)?;
+    let mut held = leash.held();
+    ensure(!held.cut, || "interrupted".into())?;
+    let mut child = command.spawn().map_err(&failed)?;
     let pid = child.id() as i32;
-    *state = Leashed::Runs(pid);
-    drop((state, command)); // with our copies of its ends
+    held.pid = Some(pid);
+    drop((held, command)); // with our copies of its ends
     let (end, mut text, mut chunk, mut open) = (Instant::now() + patience(limit), Vec::new(), vec![0; 64 << 10], true);
     while open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
         let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
@@ -2105,111 +2142,61 @@ fn run(mut command: Command, limit: Duration, leash: &Mutex<Leashed>) -> Result<
     }
     sys::signal(pid, libc::SIGKILL, true); // it has closed its output, or is late: it has no more to say
     sys::wait_for_exit(pid);
-    let (mut state, status) = (held(), child.wait().map_err(failed)?);
-    match mem::take(&mut *state) {
-        Leashed::Cut => Err("interrupted".into()),
-        _ if open => Err(format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64())),
-        _ => Ok((status.success(), text)),
-    }
+    leash.held().pid = None; // from here on it may be reaped
+    let status = child.wait().map_err(&failed)?;
+    ensure(!open, || format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64()))?;
+    Ok((status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// A Python to run in the directory that the interpreter will start in, for pyenv's answer differs by that; without
-/// what its environment or that directory may have in its way.
-fn isolated(python: &Path, cwd: Option<&Path>) -> Command {
-    let mut command = Command::new(python);
-    command.arg("-I");
-    cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
-    command
-}
-
-/// What a base Python says of itself, NUL between the parts.
-fn probe(base: &Path, cwd: Option<&Path>) -> Result<String, String> {
-    let mut command = isolated(base, cwd);
-    command.args(["-c", PROBE]);
-    let (_, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default())?;
-    let text = String::from_utf8_lossy(&text);
-    let facts = text.split_once("mcp-py\0").map(|(_, facts)| facts.trim_end().to_owned());
-    facts.ok_or_else(|| format!("{} does not say what it is: {}", base.display(), keep_ends(text.trim(), 1_000)))
-}
-
-/// A name for a file, made of all the bytes of a text (FNV-1a).
-fn hashed(text: &str) -> String {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
-}
-
-/// Where it is remembered what a base says of itself, if so what, and the environment for a base that says that.
-fn known_base(base: &Path, cwd: Option<&Path>) -> Result<(PathBuf, Option<String>), String> {
-    let cwd = cwd.map(PathBuf::from).or_else(|| env::current_dir().ok()).unwrap_or_default();
-    let known = saved_dir()?.join(format!("base-{}", hashed(&format!("{}\0{}", base.display(), cwd.display()))));
-    let told = fs::read_to_string(&known).ok();
-    Ok((known, told))
-}
-
-fn environment_of(facts: &str) -> Result<PathBuf, String> {
-    let version = facts.split('\0').nth(2).unwrap_or_default();
-    Ok(saved_dir()?.join(format!("env-{version}-{}", hashed(facts))))
+/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that. Whether an
+/// environment was lost, and what is remembered: the name of the base's environment, NUL, what the base is.
+fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<(bool, String), String> {
+    let mut command = Command::new(base);
+    command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?).current_dir(cwd);
+    let (_, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default())?;
+    let told = text.split_once("mcp-py\0").and_then(|(_, told)| told.split_once('\0'));
+    let told = told.map(|(lost, facts)| (!lost.is_empty(), facts.to_owned()));
+    told.ok_or_else(|| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
 }
 
 /// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
 /// `suspect`: that it runs is not taken for granted.
 fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
-    let cwd = cwd.map(Path::new);
-    let python = |env: &Path| env.join(MADE).is_file().then(|| env.join("bin/python")).filter(|path| path.is_file());
-    let runs = |env: &Path| python(env).is_some_and(|path| !suspect || probe(&path, cwd).is_ok());
-    let (known, told) = known_base(base, cwd)?;
-    if let Some(facts) = told {
-        let env = environment_of(&facts)?;
-        if runs(&env) {
-            let (base, cwd) = (base.to_owned(), cwd.map(PathBuf::from));
-            let check = move || check_base(&base, cwd.as_deref(), &known, &facts);
-            start_thread("base check", check).unwrap_or_else(|why| say(&why));
-            return Ok((env, None));
-        }
+    let (base, cwd) = (base.to_owned(), cwd.map_or_else(env::current_dir, |cwd| Ok(cwd.into())).unwrap_or_default());
+    let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
+    let known = saved_dir()?.join(format!("base-{key:016x}"));
+    let env = |facts: &str| known.with_file_name(facts.split('\0').next().unwrap_or_default());
+    let facts = fs::read_to_string(&known).unwrap_or_default();
+    let remembered = env(&facts);
+    if !suspect && remembered.join(MADE).is_file() && remembered.join("bin/python").is_file() {
+        let check = move || check_base(&base, &cwd, &known, &facts);
+        start_thread("base check", check).unwrap_or_else(|why| say(&why));
+        return Ok((remembered, None));
     }
-    let facts = probe(base, cwd)?;
-    let env = environment_of(&facts)?;
-    let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
-    replace(&known, facts.as_bytes())?;
-    let (broken, good) = (env.join(MADE).is_file(), runs(&env));
-    if !good {
-        let failed = |error: io::Error| format!("{}: {error}", env.display());
-        let _ = fs::remove_dir_all(&env); // what stays in the way, venv tells
-        let mut command = isolated(base, cwd);
-        command.args(["-m", "venv", "--without-pip", "--system-site-packages"]).arg(&env);
-        let (made, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default())?;
-        ensure(made, || format!("{} -m venv: {}", base.display(), last_lines(&text)))?;
-        // A venv that is made from a venv does not see its packages.
-        let add = |place: &str| format!("import site; site.addsitedir({})\n", json!(place));
-        let places: String = facts.split('\0').skip(3).map(add).collect();
-        let site = site_packages(&env).ok_or("the new environment has no site-packages")?;
-        fs::write(site.join("mcp_py_base.pth"), places).and_then(|()| fs::write(env.join(MADE), "")).map_err(failed)?;
-    }
+    let (lost, facts) = ask_base(&base, &cwd, if suspect { "suspect" } else { "make" })?;
+    remember(&known, &facts)?;
     let note = "the builtin's environment did not run any more: it was made anew, without what was installed there";
-    Ok((env, (broken && !good).then(|| note.to_owned())))
+    Ok((env(&facts), lost.then(|| note.to_owned())))
+}
+
+fn remember(known: &Path, facts: &str) -> Result<(), String> {
+    let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
+    replace(known, facts.as_bytes())
 }
 
 /// Whether a base still is what it said it was; if not, the builtin's next start knows, and the next answer tells.
-fn check_base(base: &Path, cwd: Option<&Path>, known: &Path, facts: &str) {
+fn check_base(base: &Path, cwd: &Path, known: &Path, facts: &str) {
     thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
-    let held = lock(&known.with_file_name("environments.lock"), LOCK_LIMIT);
-    let (Ok(now), Ok(_held)) = (probe(base, cwd), held) else { return };
-    if now != facts && replace(known, now.as_bytes()).is_ok() {
-        let mut parts = now.split('\0');
-        let (executable, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
-        let note = format!("python3 is now {executable}, {version}: the builtin runs on it from its next start");
+    let Ok((_, now)) = ask_base(base, cwd, "look") else { return };
+    if now != facts && remember(known, &now).is_ok() {
+        let is = now.split('\0').nth(1).unwrap_or_default();
+        let note = format!("python3 is now {is}: the builtin runs on it from its next start");
         post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
     }
 }
 
-fn site_packages(env: &Path) -> Option<PathBuf> {
-    let mut places = fs::read_dir(env.join("lib")).ok()?.flatten().map(|entry| entry.path().join("site-packages"));
-    places.find(|place| place.is_dir())
-}
-
 /// The end of what a program printed, in one line.
-fn last_lines(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
+fn last_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     last_chars(&lines[lines.len().saturating_sub(3)..].join("; "), VALUE_SHOWN_CHARS * 5).to_owned()
 }
@@ -2219,163 +2206,155 @@ fn package_of(module: &str) -> &str {
     other.map_or(module, |(_, package)| package)
 }
 
-fn installs() -> bool {
-    env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|value| value != "off")
-}
-
 /// What installs a package: uv, else the pip that the environment sees.
-fn installer(uv: Option<&Path>, env: &Path, package: &str) -> Command {
+fn installer(uv: Option<PathBuf>, env: &Path, package: &str) -> Command {
     let python = env.join("bin/python");
-    let mut command = uv.map_or_else(|| isolated(&python, None), Command::new);
+    let mut command = Command::new(uv.as_ref().unwrap_or(&python));
     match uv {
         Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
-        None => command.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+        None => command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
     };
     // What would install elsewhere is not for us; without a network nobody waits long for that to show.
-    for elsewhere in ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
+    for elsewhere in ["PIP_USER", "PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
         command.env_remove(elsewhere);
     }
-    let unless_set = [
+    for (name, value) in [
         ("UV_HTTP_TIMEOUT", "5"),
         ("UV_HTTP_RETRIES", "0"),
         ("PIP_DEFAULT_TIMEOUT", "5"),
         ("PIP_RETRIES", "1"), // with none, pip does not say that there was no network
         ("RES_OPTIONS", "timeout:2 attempts:1"),
-    ];
-    command.envs(unless_set.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
-    command.env("PIP_USER", "0").arg(package);
+    ] {
+        command.env(name, env::var_os(name).unwrap_or(value.into()));
+    }
+    command.arg(package);
     command
 }
 
 /// Installs a package into the environment; returns its name and version. Another server's install is waited for.
-fn install_package(env: &Path, package: &str, leash: &Mutex<Leashed>) -> Result<String, String> {
+fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, String> {
     let end = Instant::now() + INSTALL_LIMIT;
     let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
     let set = |name: &str| env::var_os(name).is_some();
     let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
     let for_uv = env::vars_os().any(|(name, _)| name.as_bytes().starts_with(b"UV_"));
-    let left = || end.saturating_duration_since(Instant::now());
-    // Settings that only pip knows are for pip, if there is one.
-    let uv = find_on_path("uv");
-    let (mut done, mut text) = (false, b"No module named pip".to_vec());
-    if uv.is_none() || (for_pip && !for_uv) {
-        (done, text) = run(installer(None, env, package), left(), leash)?;
+    let mut ways: Vec<_> = find_on_path("uv").into_iter().map(Some).chain([None]).collect();
+    if for_pip && !for_uv {
+        ways.reverse(); // settings that only pip knows are for pip, if there is one
     }
-    if !done && (text.ends_with(b"No module named pip") || text.ends_with(b"No module named pip\n")) {
-        let uv = uv.as_deref().ok_or("there is neither uv nor pip: install one of them")?;
-        (done, text) = run(installer(Some(uv), env, package), left(), leash)?;
+    for uv in ways {
+        let left = end.saturating_duration_since(Instant::now());
+        let (done, text) = run(installer(uv, env, package), left, leash)?;
+        if done {
+            // uv says `name==version`, pip `name-version`, each in its own spelling.
+            let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
+            let said = text.split_whitespace().filter_map(|word| word.split_once("==").or(word.rsplit_once('-')));
+            let version = said.rev().find(|(name, _)| plain(name) == plain(package));
+            return Ok(version.map_or(package.to_owned(), |(_, version)| format!("{package} {version}")));
+        }
+        let lead = if OFFLINE.split('|').any(|sign| text.contains(sign)) { NO_NETWORK } else { "" };
+        ensure(text.trim_end().ends_with("No module named pip"), || format!("{lead}{}", last_lines(&text)))?;
     }
-    let all = String::from_utf8_lossy(&text);
-    let lead = if OFFLINE.split('|').any(|sign| all.contains(sign)) { NO_NETWORK } else { "" };
-    ensure(done, || format!("{lead}{}", last_lines(&text)))?;
-    let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
-    let entries = site_packages(env).and_then(|site| fs::read_dir(site).ok()).into_iter().flatten().flatten();
-    let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let version = named.filter_map(|name| {
-        let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
-        (plain(name) == plain(package)).then(|| version.to_owned())
-    });
-    Ok(format!("{package} {}", version.last().unwrap_or_default()).trim_end().to_owned())
+    Err("there is neither uv nor pip: install one of them".into())
 }
 
 impl Interpreter {
+    /// Where a missing package is installed; None where none is.
+    fn installs_into(&self) -> Option<&PathBuf> {
+        let on = env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|value| value != "off");
+        self.process.as_ref()?.env.as_ref().filter(|_| on)
+    }
+
     /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
     fn install(&mut self, number: Value, module: String, desk: &mut Desk) {
-        let (by_hand, package) = (self.by_hand(&module), package_of(&module).to_owned());
-        let (Some(process), Some(current)) = (&self.process, &mut self.talk.current) else { return };
-        let offline = desk.offline.map(|since| since.elapsed()).filter(|since| *since < patience(OFFLINE_MEMORY));
-        let env = match (&process.env, offline) {
-            (Some(env), None) if installs() => env.clone(),
-            (Some(_), Some(since)) if installs() => {
-                let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
-                return self.installed(number, Err(why), desk);
-            }
-            _ => return self.installed(number, Err(by_hand), desk),
+        let Some(env) = self.installs_into().cloned() else {
+            return self.installed(number, false, self.by_hand(&module), desk);
         };
+        let package = package_of(&module).to_owned();
+        if let Some(since) = desk.offline.map(|at| at.elapsed()).filter(|since| *since < patience(OFFLINE_MEMORY)) {
+            let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
+            return self.installed(number, false, why, desk);
+        }
+        let Some(current) = &mut self.talk.current else { return };
         desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
         let (leash, key, name, asked) = (Leash::default(), current.key, self.name.clone(), number.clone());
-        let held = leash.0.clone();
-        current.installer = Some(leash);
+        current.installer = Some(leash.clone());
         let work = move || {
-            let outcome = install_package(&env, &package, &held);
-            let outcome = outcome.map(|what| format!("installed {what} for {module}"));
-            let outcome = outcome.map_err(|why| format!("{package} could not be installed: {why}"));
+            let (done, text) = match install_package(&env, &package, &leash) {
+                Ok(what) => (true, format!("installed {what} for {module}")),
+                Err(why) => (false, format!("{package} could not be installed: {why}")),
+            };
             post(move |server| {
                 let (interpreter, desk) = server.interpreter(&name);
                 if interpreter.talk.current.as_ref().is_some_and(|current| current.key == key) {
-                    interpreter.installed(number, outcome, desk);
+                    interpreter.installed(number, done, text, desk);
                 }
             });
         };
-        start_thread("installer", work).unwrap_or_else(|why| self.installed(asked, Err(why), desk));
+        start_thread("installer", work).unwrap_or_else(|why| self.installed(asked, false, why, desk));
     }
 
     /// Tells the worker, which takes no stale answer, and whoever waits for the cell.
-    fn installed(&mut self, number: Value, outcome: Result<String, String>, desk: &mut Desk) {
-        let done = outcome.is_ok();
-        let text = outcome.unwrap_or_else(|why| why);
+    fn installed(&mut self, number: Value, done: bool, text: String, desk: &mut Desk) {
         if !done && text.contains(NO_NETWORK) {
             desk.offline = Some(Instant::now());
         }
-        let waits = self.talk.current.iter().filter(|current| current.interrupt.is_none());
-        waits.for_each(|current| desk.tell(current.key, "note", text.clone()));
+        if let Some(current) = self.talk.current.as_ref().filter(|current| current.interrupt.is_none()) {
+            desk.tell(current.key, "note", text);
+        }
         self.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
     }
 
     /// How a module gets here that was not found.
     fn by_hand(&self, module: &str) -> String {
-        let (package, process) = (package_of(module), self.process.as_ref());
-        if process.is_some_and(|process| process.env.is_some()) && installs() {
+        if self.installs_into().is_some() {
             return format!("{module} is not installed; `import {module}` in a cell installs it");
         }
-        let python = process.map(|process| process.python.display().to_string()).unwrap_or_default();
-        format!("{module} is not installed; to install it: uv pip install --python {python} {package}")
+        let python = self.process.as_ref().map(|process| process.python.display().to_string()).unwrap_or_default();
+        format!("{module} is not installed; to install it: uv pip install --python {python} {}", package_of(module))
     }
 
     /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
     fn take_picture(&mut self, desk: &mut Desk) {
-        let (block, Some(current)) = (mem::take(&mut self.talk.picture), &self.talk.current) else { return };
-        let Some(call) = desk.calls.get(&current.key) else { return };
+        let (block, Some(Current { key, .. })) = (mem::take(&mut self.talk.picture), &self.talk.current) else {
+            return;
+        };
+        let Some(call) = desk.calls.get_mut(key) else { return };
         if block.len() > PICTURE_BYTES_MAX || call.pictures.len() >= FIGURES_MAX {
             let why = "figures of over 64 MiB, or over 100 in a cell, were dropped";
             if call.notes.last().is_none_or(|last| last != why) {
-                desk.tell(current.key, "note", why.into());
+                desk.tell(*key, "note", why.into());
             }
             return;
         }
         let bytes = from_base64(block.as_bytes());
         let saved = desk.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
             desk.files.grow(&path, bytes.len() as u64);
-            file.write_all(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+            file.write_all(&bytes).map_err(about(&path))?;
             Ok(path.to_string_lossy().into_owned())
         });
-        // The header chunk comes first: its sides are at 16 and 20 (PNG specification, 11.2.1).
-        let side = |at: usize| bytes.get(at..at + 4).and_then(|side| Some(u32::from_be_bytes(side.try_into().ok()?)));
-        let small = bytes.len() <= IMAGE_BYTES_MAX && [16, 20].iter().all(|at| side(*at) <= Some(IMAGE_SIDE_MAX));
-        let Some(call) = desk.calls.get_mut(&current.key) else { return };
+        // The header chunk comes first, with the sides, big-endian, at 16 and 20 (PNG specification, 11.2.1).
+        let mut sides = bytes.get(16..24).unwrap_or_default().chunks(4);
+        let small = bytes.len() <= IMAGE_BYTES_MAX && sides.all(|side| side <= &IMAGE_SIDE_MAX.to_be_bytes()[..]);
         let shown = call.pictures.iter().filter_map(|picture| Some(picture.block.as_ref()?.len()));
         let room = shown.clone().count() < IMAGES_MAX && shown.sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
         call.pictures.push(Picture { path: saved.clone().ok(), block: Some(block).filter(|_| small && room) });
         match saved {
-            Ok(path) => desk.tell(current.key, "image", path),
-            Err(why) => desk.tell(current.key, "note", format!("a figure could not be saved: {why}")),
+            Ok(path) => desk.tell(*key, "image", path),
+            Err(why) => desk.tell(*key, "note", format!("a figure could not be saved: {why}")),
         }
     }
 }
 
 /// RFC 4648, 4; what is not of its alphabet is passed over.
 fn from_base64(text: &[u8]) -> Vec<u8> {
-    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
-    let digits = text.iter().filter_map(|byte| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    });
-    for digit in digits {
-        (bits, count) = (bits << 6 | u32::from(digit), count + 6);
+    let mut values = [None; 256];
+    for (digit, value) in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().zip(0u32..) {
+        values[usize::from(*digit)] = Some(value);
+    }
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0, 0);
+    for value in text.iter().filter_map(|digit| values[usize::from(*digit)]) {
+        (bits, count) = (bits << 6 | value, count + 6);
         if count >= 8 {
             count -= 8;
             bytes.push((bits >> count) as u8);
@@ -3297,22 +3276,19 @@ fn doctor() -> (String, String, u8) {
 
 /// The builtin's Python, its environment, and who installs packages there.
 fn python_facts() -> [Fact; 3] {
-    let base = check_config(&Object::new()).and_then(|base| Ok((probe(&base, None)?, base)));
-    let python = base.clone().and_then(|(facts, base)| {
-        let mut parts = facts.split('\0');
-        let (real, version) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
-        let numbers: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
-        let text = format!("{} is Python {version}, {real}", base.display());
-        ensure(numbers >= vec![3, 8], || format!("{text}: name a Python 3.8 or newer in MCP_PY_PYTHON")).map(|()| text)
-    });
-    let environment = base.clone().and_then(|(facts, _)| environment_of(&facts)).map(|env| {
+    let base = check_config(&Object::new());
+    let found = base.clone().and_then(|base| {
+        let (_, facts) = ask_base(&base, Path::new("."), "look")?;
+        let (name, is) = facts.split_once('\0').unwrap_or_default();
+        let env = saved_dir()?.join(name);
         let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
-        env.display().to_string() + state
+        Ok([format!("{} is {is}", base.display()), format!("{}{state}", env.display())])
     });
+    let [python, environment] = [0, 1].map(|at| found.clone().map(|found| found[at].clone()));
     let pip = || {
-        let mut command = isolated(&base.unwrap_or_default().1, None);
-        command.args(["-m", "pip", "--version"]);
-        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Mutex::default()).unwrap_or_default();
+        let mut command = Command::new(base.unwrap_or_default());
+        command.args(["-I", "-m", "pip", "--version"]);
+        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default()).unwrap_or_default();
         let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
         done.then(|| last_lines(&text)).ok_or(none.to_owned())
     };
@@ -3350,11 +3326,12 @@ static HOST: LazyLock<Host> = LazyLock::new(|| find_host(std::process::id() as i
 
 /// It takes an `lsof`.
 static PROJECT: LazyLock<Project> = LazyLock::new(|| {
-    let (cwd, files) = HOST.pid.map(open_files).unwrap_or_default();
+    let mut files = HOST.pid.map(open_files).unwrap_or_default();
+    let cwd = files.remove("cwd").filter(|cwd| cwd.is_dir());
     let told = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let dir = told.or(cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
     let places = [config_dir(), Some(dir.join(".claude"))];
-    let verified = files.iter().any(|file| places.iter().flatten().any(|place| file.starts_with(place)));
+    let verified = files.values().any(|file| places.iter().flatten().any(|place| file.starts_with(place)));
     Project { dir, verified }
 });
 
@@ -3380,57 +3357,48 @@ fn find_host(own: i32, seen: &BTreeMap<i32, Seen>) -> Host {
 
 /// All processes, from one `ps`; where there is none that we understand, from /proc.
 fn processes() -> BTreeMap<i32, Seen> {
-    let base = |name: &str| name.rsplit('/').next().unwrap_or_default().trim_start_matches('-').to_owned();
     let parse = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some((pid, Seen { parent, name: base(words.next()?), program: words.next().unwrap_or_default().to_owned() }))
+        let name = words.next()?.rsplit('/').next()?.trim_start_matches('-').to_owned();
+        Some((pid, Seen { parent, name, program: words.next().unwrap_or_default().to_owned() }))
     };
     let told = output_of("ps", &["-A", "-ww", "-o", "pid=,ppid=,comm=,args="]);
-    let seen: BTreeMap<_, _> = String::from_utf8_lossy(&told).lines().filter_map(parse).collect();
+    let seen: BTreeMap<_, _> = told.lines().filter_map(parse).collect();
     if seen.contains_key(&(std::process::id() as i32)) {
         return seen;
     }
-    let from_proc = |entry: fs::DirEntry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
+    let line = |entry: fs::DirEntry| {
+        let read =
+            |name: &str| Some(String::from_utf8_lossy(&fs::read(entry.path().join(name)).ok()?).replace('\0', " "));
         // "PID (name) state ppid …": the name may hold anything, also parentheses
-        let text = String::from_utf8_lossy(&fs::read(entry.path().join("stat")).ok()?).into_owned();
-        let ((_, name), rest) = (text.rsplit_once(')')?.0.split_once('(')?, text.rsplit_once(')')?.1);
-        let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let program = String::from_utf8_lossy(line.split(|byte| *byte == 0).next()?).into_owned();
-        Some((pid, Seen { parent, name: base(name.split_ascii_whitespace().next()?), program }))
+        let (stat, command) = (read("stat")?, read("cmdline")?);
+        let ((pid, name), rest) = (stat.split_once(" (")?, stat.rsplit_once(')')?.1);
+        let (name, parent) = (name.rsplit_once(')')?.0, rest.split_ascii_whitespace().nth(1)?);
+        parse(&format!("{pid} {parent} {name} {command}"))
     };
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(from_proc).collect()
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(line).collect()
 }
 
-/// The working directory and the open files of a process, from one `lsof`; else from /proc.
-fn open_files(pid: i32) -> (Option<PathBuf>, Vec<PathBuf>) {
+/// The open files of a process by descriptor, with its working directory as `cwd`: from one `lsof`, else from /proc.
+fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
     let told = output_of("lsof", &["-w", "-n", "-P", "-F", "fn", "-p", &pid.to_string()]);
-    let (mut cwd, mut files, mut is_cwd) = (None, Vec::new(), false);
-    for line in told.split(|byte| *byte == b'\n') {
-        match line.split_first() {
-            Some((b'f', descriptor)) => is_cwd = descriptor == b"cwd",
-            Some((b'n', path)) if is_cwd => cwd = Some(PathBuf::from(OsStr::from_bytes(path))),
-            Some((b'n', path)) => files.push(PathBuf::from(OsStr::from_bytes(path))),
-            _ => {}
-        }
-    }
-    let is_good = |path: &PathBuf| path.is_absolute() && path.is_dir();
-    if let Some(cwd) = cwd.filter(is_good) {
-        return (Some(cwd), files);
+    let named = told.split("\nf").filter_map(|file| file.split_once("\nn"));
+    let files: BTreeMap<_, _> = named.map(|(fd, path)| (fd.to_owned(), PathBuf::from(path.trim_end()))).collect();
+    if files.get("cwd").is_some_and(|cwd| cwd.is_absolute() && cwd.is_dir()) {
+        return files;
     }
     let place = PathBuf::from(format!("/proc/{pid}"));
-    let links = fs::read_dir(place.join("fd")).into_iter().flatten().flatten();
-    let files = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
-    (fs::read_link(place.join("cwd")).ok().filter(is_good), files)
+    let links = fs::read_dir(place.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let file = |link: PathBuf| Some((link.file_name()?.to_str()?.to_owned(), fs::read_link(&link).ok()?));
+    links.chain([place.join("cwd")]).filter_map(file).collect()
 }
 
 /// What a program prints within SNAPSHOT_LIMIT; nothing where it is missing, takes longer or prints too much.
-fn output_of(program: &str, arguments: &[&str]) -> Vec<u8> {
+fn output_of(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    run(command, SNAPSHOT_LIMIT, &Mutex::default()).map(|(_, text)| text).unwrap_or_default()
+    run(command, SNAPSHOT_LIMIT, &Leash::default()).map(|(_, text)| text).unwrap_or_default()
 }
 
 impl Host {
