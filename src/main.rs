@@ -63,7 +63,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{mpsc, Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{mpsc, Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -2039,44 +2039,36 @@ fn remove_the_dead() {
 // leaves it as it is. A cell's import of what nobody finds is asked of us (worker.py decides which), and uv or pip
 // installs it. What a base says of itself is remembered, for a pyenv shim takes 100 ms to say it.
 
-const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
-
-/// `BASE -I -c MAKE HOW FOLDER` has a base make its environment, where there is none in the folder that is complete. HOW
-/// is `make`; `suspect`: that the environment runs is not taken for granted; `look`: nothing is made. It prints whether
-/// one was lost, the environment's name and what the base is, behind `mcp-py`, NUL between them.
+/// `BASE -I -c MAKE HOW FOLDER` has a base make its environment, unless there is one in the folder that is complete and
+/// runs, or HOW is `look`. It prints what there is to say of that, the environment's name and what the base is, behind
+/// `mcp-py` and with NUL between them.
 const MAKE: &str = r#"
-import hashlib, os, site, sys
+import fcntl, hashlib, os, pathlib, shutil, site, sys, venv
 if sys.version_info < (3, 8):
     sys.exit('it is older than 3.8: name a newer Python in MCP_PY_PYTHON')
-how, folder = sys.argv[1:]
+how, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 version, real = '%d.%d.%d' % sys.version_info[:3], os.path.realpath(sys.executable)
 places = site.getsitepackages() if sys.prefix != sys.base_prefix else []
-key = os.fsencode('\0'.join([real, sys.prefix, version] + places))
-name = 'env-%s-%s' % (version, hashlib.sha256(key).hexdigest()[:16])
-env = os.path.join(folder, name)
-python, made = os.path.join(env, 'bin/python'), os.path.join(env, 'mcp-py')
-lost = ''
-if how != 'look':
-    import fcntl, venv, shutil
-    os.umask(0o77)
-    os.makedirs(folder, exist_ok=True)
-    lock = open(os.path.join(folder, 'environments.lock'), 'a')
+key = os.fsencode('\0'.join([real, sys.prefix, version, *places]))
+env = folder / ('env-%s-%s' % (version, hashlib.sha256(key).hexdigest()[:16]))
+python, made, note = env / 'bin/python', env / 'mcp-py', ''
+if how == 'make':
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    lock = open(folder / 'environments.lock', 'a')
     fcntl.flock(lock, fcntl.LOCK_EX)
-    complete = os.path.isfile(made)
-    good = complete and os.path.isfile(python)
-    if good and how == 'suspect':
-        good = os.spawnv(os.P_WAIT, python, [python, '-I', '-c', '']) == 0
-    if not good:
+    complete = made.exists()
+    if not complete or os.spawnl(os.P_WAIT, python, python, '-I', '-c', '') != 0:
         shutil.rmtree(env, ignore_errors=True)  # what stays in the way, venv tells
         venv.create(env, system_site_packages=True, symlinks=True)
-        lib = os.path.join(env, 'lib')
-        with open(os.path.join(lib, os.listdir(lib)[0], 'site-packages/mcp_py_base.pth'), 'w') as pth:
-            for place in places:  # a venv that is made from a venv does not see its packages
-                pth.write('import site; site.addsitedir(%a)\n' % place)
-        open(made, 'w').close()
-        lost = 'lost' if complete else ''
-os.write(1, os.fsencode('\0'.join(['mcp-py', lost, name, 'Python %s, %s' % (version, real)])))
+        # A venv that is made from a venv does not see its packages.
+        lines = ['import site; site.addsitedir(%a)\n' % place for place in places]
+        next(env.glob('lib/*/site-packages')).joinpath('mcp_py_base.pth').write_text(''.join(lines))
+        made.touch()
+        if complete:
+            note = "the builtin's environment did not run any more: it was made anew, without what was installed there"
+os.write(1, os.fsencode('\0'.join(['mcp-py', note, env.name, 'Python %s, %s' % (version, real)])))
 "#;
+const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
 
 /// Packages that are not called as what is imported.
 const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image yaml=PyYAML \
@@ -2090,28 +2082,29 @@ const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewCo
     tcp connect error|timed out";
 const NO_NETWORK: &str = "there is no network: ";
 
+/// Settings of installers: what would install elsewhere is not for us, and unless somebody chose that, nobody waits
+/// long for a network. With no retry pip would not say that there is none.
+const ELSEWHERE: [&str; 5] = ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"];
+const UNLESS_SET: &str = "UV_HTTP_TIMEOUT=5;UV_HTTP_RETRIES=0;PIP_DEFAULT_TIMEOUT=5;PIP_RETRIES=1;\
+    RES_OPTIONS=timeout:2 attempts:1";
+
 /// A program that a thread runs and the loop may end, by dropping its end of this. It is signalled under the lock, and
-/// reaped after its number was taken out under the lock: so what is reaped is never signalled (I8).
+/// reaped once its number was taken out under the lock: so what is reaped is never signalled (I8).
 #[derive(Clone, Default)]
 struct Leash(Arc<Mutex<Leashed>>);
 
 #[derive(Default)]
 struct Leashed {
     pid: Option<i32>, // while it runs
-    cut: bool,        // it is not to be started any more
-}
-
-impl Leash {
-    fn held(&self) -> MutexGuard<'_, Leashed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    cut: bool,        // nothing is to be started any more
 }
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        let mut held = self.held();
-        held.cut = true;
-        held.pid.into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
+        if let Ok(mut held) = self.0.lock() {
+            held.cut = true;
+            held.pid.into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
+        }
     }
 }
 
@@ -2124,8 +2117,7 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
     let errors = theirs.try_clone().map_err(&failed)?;
     command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
     sys::own_session(&mut command);
-    let mut held = leash.held();
-    ensure(!held.cut, || "interrupted".into())?;
+    let mut held = leash.0.lock().ok().filter(|held| !held.cut).ok_or("interrupted")?;
     let mut child = command.spawn().map_err(&failed)?;
     let pid = child.id() as i32;
     held.pid = Some(pid);
@@ -2142,20 +2134,20 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
     }
     sys::signal(pid, libc::SIGKILL, true); // it has closed its output, or is late: it has no more to say
     sys::wait_for_exit(pid);
-    leash.held().pid = None; // from here on it may be reaped
+    leash.0.lock().iter_mut().for_each(|held| held.pid = None); // now it may be reaped
     let status = child.wait().map_err(&failed)?;
     ensure(!open, || format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64()))?;
     Ok((status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that. Whether an
-/// environment was lost, and what is remembered: the name of the base's environment, NUL, what the base is.
-fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<(bool, String), String> {
+/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that. Returns a note,
+/// and the facts that are remembered: the name of the base's environment, NUL, what the base is.
+fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<(String, String), String> {
     let mut command = Command::new(base);
     command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?).current_dir(cwd);
     let (_, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default())?;
     let told = text.split_once("mcp-py\0").and_then(|(_, told)| told.split_once('\0'));
-    let told = told.map(|(lost, facts)| (!lost.is_empty(), facts.to_owned()));
+    let told = told.map(|(note, facts)| (note.to_owned(), facts.to_owned()));
     told.ok_or_else(|| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
 }
 
@@ -2164,35 +2156,33 @@ fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<(bool, String), String
 fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
     let (base, cwd) = (base.to_owned(), cwd.map_or_else(env::current_dir, |cwd| Ok(cwd.into())).unwrap_or_default());
     let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
-    let known = saved_dir()?.join(format!("base-{key:016x}"));
-    let env = |facts: &str| known.with_file_name(facts.split('\0').next().unwrap_or_default());
+    let dir = saved_dir()?;
+    let env = |facts: &str| dir.join(facts.split('\0').next().unwrap_or_default());
+    let known = dir.join(format!("base-{key:016x}"));
     let facts = fs::read_to_string(&known).unwrap_or_default();
+    let remember = move |facts: &str| {
+        let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
+        replace(&known, facts.as_bytes())
+    };
     let remembered = env(&facts);
-    if !suspect && remembered.join(MADE).is_file() && remembered.join("bin/python").is_file() {
-        let check = move || check_base(&base, &cwd, &known, &facts);
-        start_thread("base check", check).unwrap_or_else(|why| say(&why));
-        return Ok((remembered, None));
+    if suspect || !remembered.join(MADE).is_file() || !remembered.join("bin/python").is_file() {
+        let (note, facts) = ask_base(&base, &cwd, "make")?;
+        remember(&facts)?;
+        return Ok((env(&facts), Some(note).filter(|note| !note.is_empty())));
     }
-    let (lost, facts) = ask_base(&base, &cwd, if suspect { "suspect" } else { "make" })?;
-    remember(&known, &facts)?;
-    let note = "the builtin's environment did not run any more: it was made anew, without what was installed there";
-    Ok((env(&facts), lost.then(|| note.to_owned())))
-}
-
-fn remember(known: &Path, facts: &str) -> Result<(), String> {
-    let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
-    replace(known, facts.as_bytes())
-}
-
-/// Whether a base still is what it said it was; if not, the builtin's next start knows, and the next answer tells.
-fn check_base(base: &Path, cwd: &Path, known: &Path, facts: &str) {
-    thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
-    let Ok((_, now)) = ask_base(base, cwd, "look") else { return };
-    if now != facts && remember(known, &now).is_ok() {
-        let is = now.split('\0').nth(1).unwrap_or_default();
-        let note = format!("python3 is now {is}: the builtin runs on it from its next start");
-        post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
-    }
+    let check = move || {
+        thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
+        match ask_base(&base, &cwd, "look") {
+            Ok((_, now)) if now != facts && remember(&now).is_ok() => {
+                let is = now.split('\0').nth(1).unwrap_or_default();
+                let note = format!("python3 is now {is}: the builtin runs on it from its next start");
+                post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
+            }
+            _ => {} // it is what it was, or can't tell
+        }
+    };
+    start_thread("base check", check).unwrap_or_else(|why| say(&why));
+    Ok((remembered, None))
 }
 
 /// The end of what a program printed, in one line.
@@ -2206,34 +2196,10 @@ fn package_of(module: &str) -> &str {
     other.map_or(module, |(_, package)| package)
 }
 
-/// What installs a package: uv, else the pip that the environment sees.
-fn installer(uv: Option<PathBuf>, env: &Path, package: &str) -> Command {
-    let python = env.join("bin/python");
-    let mut command = Command::new(uv.as_ref().unwrap_or(&python));
-    match uv {
-        Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
-        None => command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
-    };
-    // What would install elsewhere is not for us; without a network nobody waits long for that to show.
-    for elsewhere in ["PIP_USER", "PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"] {
-        command.env_remove(elsewhere);
-    }
-    for (name, value) in [
-        ("UV_HTTP_TIMEOUT", "5"),
-        ("UV_HTTP_RETRIES", "0"),
-        ("PIP_DEFAULT_TIMEOUT", "5"),
-        ("PIP_RETRIES", "1"), // with none, pip does not say that there was no network
-        ("RES_OPTIONS", "timeout:2 attempts:1"),
-    ] {
-        command.env(name, env::var_os(name).unwrap_or(value.into()));
-    }
-    command.arg(package);
-    command
-}
-
-/// Installs a package into the environment; returns its name and version. Another server's install is waited for.
+/// Installs a package into the environment, by uv or else by the pip that the environment sees; returns its name and
+/// version. Another server's install is waited for.
 fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, String> {
-    let end = Instant::now() + INSTALL_LIMIT;
+    let (end, python) = (Instant::now() + INSTALL_LIMIT, env.join("bin/python"));
     let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
     let set = |name: &str| env::var_os(name).is_some();
     let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
@@ -2243,8 +2209,15 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
         ways.reverse(); // settings that only pip knows are for pip, if there is one
     }
     for uv in ways {
-        let left = end.saturating_duration_since(Instant::now());
-        let (done, text) = run(installer(uv, env, package), left, leash)?;
+        let mut command = Command::new(uv.as_ref().unwrap_or(&python));
+        match uv {
+            Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
+            None => command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+        };
+        ELSEWHERE.iter().for_each(|name| _ = command.env_remove(name));
+        let defaults = UNLESS_SET.split(';').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| !set(name));
+        command.envs(defaults).env("PIP_USER", "0").arg(package);
+        let (done, text) = run(command, end.saturating_duration_since(Instant::now()), leash)?;
         if done {
             // uv says `name==version`, pip `name-version`, each in its own spelling.
             let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
@@ -2348,19 +2321,15 @@ impl Interpreter {
 
 /// RFC 4648, 4; what is not of its alphabet is passed over.
 fn from_base64(text: &[u8]) -> Vec<u8> {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut values = [None; 256];
-    for (digit, value) in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().zip(0u32..) {
-        values[usize::from(*digit)] = Some(value);
-    }
-    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0, 0);
-    for value in text.iter().filter_map(|digit| values[usize::from(*digit)]) {
-        (bits, count) = (bits << 6 | value, count + 6);
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
+    digits.iter().zip(0u8..).for_each(|(digit, value)| values[usize::from(*digit)] = Some(value));
+    let values: Vec<u8> = text.iter().filter_map(|digit| values[usize::from(*digit)]).collect();
+    let three = |four: &[u8]| {
+        let bits = four.iter().fold(0, |bits, value| bits << 6 | u32::from(*value)) << (6 * (4 - four.len()));
+        bits.to_be_bytes().into_iter().skip(1).take(four.len() - 1)
+    };
+    values.chunks(4).flat_map(three).collect()
 }
 
 // ── 9. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
