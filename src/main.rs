@@ -52,7 +52,7 @@
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
@@ -2040,8 +2040,8 @@ fn remove_the_dead() {
 // installs it. What a base says of itself is remembered, for a pyenv shim takes 100 ms to say it.
 
 /// `BASE -I -c MAKE HOW FOLDER` has a base make its environment, unless there is one in the folder that is complete and
-/// runs, or HOW is `look`. It prints what there is to say of that, the environment's name and what the base is, behind
-/// `mcp-py` and with NUL between them.
+/// runs, or HOW is `look`. It prints what there is to say of that, the environment's name and what the base is, a NUL
+/// before each.
 const MAKE: &str = r#"
 import fcntl, hashlib, os, pathlib, shutil, site, sys, venv
 if sys.version_info < (3, 8):
@@ -2066,7 +2066,7 @@ if how == 'make':
         made.touch()
         if complete:
             note = "the builtin's environment did not run any more: it was made anew, without what was installed there"
-os.write(1, os.fsencode('\0'.join(['mcp-py', note, env.name, 'Python %s, %s' % (version, real)])))
+os.write(1, os.fsencode('\0'.join(['', note, env.name, 'Python %s, %s' % (version, real)])))
 "#;
 const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
 
@@ -2140,41 +2140,32 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
     Ok((status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that. Returns a note,
-/// and the facts that are remembered: the name of the base's environment, NUL, what the base is.
-fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<(String, String), String> {
+/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that.
+fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<[String; 3], String> {
     let mut command = Command::new(base);
     command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?).current_dir(cwd);
     let (_, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default())?;
-    let told = text.split_once("mcp-py\0").and_then(|(_, told)| told.split_once('\0'));
-    let told = told.map(|(note, facts)| (note.to_owned(), facts.to_owned()));
-    told.ok_or_else(|| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
+    let told: Vec<_> = text.split('\0').skip(1).map(str::to_owned).collect();
+    told.try_into().map_err(|_| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
 }
 
 /// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
-/// `suspect`: that it runs is not taken for granted.
+/// `suspect`: that it runs is not taken for granted. Its name is remembered; where that is torn or lost, we ask again.
 fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
     let (base, cwd) = (base.to_owned(), cwd.map_or_else(env::current_dir, |cwd| Ok(cwd.into())).unwrap_or_default());
     let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
-    let dir = saved_dir()?;
-    let env = |facts: &str| dir.join(facts.split('\0').next().unwrap_or_default());
-    let known = dir.join(format!("base-{key:016x}"));
-    let facts = fs::read_to_string(&known).unwrap_or_default();
-    let remember = move |facts: &str| {
-        let _held = lock(&known.with_file_name("environments.lock"), ENVIRONMENT_LIMIT)?;
-        replace(&known, facts.as_bytes())
-    };
-    let remembered = env(&facts);
-    if suspect || !remembered.join(MADE).is_file() || !remembered.join("bin/python").is_file() {
-        let (note, facts) = ask_base(&base, &cwd, "make")?;
-        remember(&facts)?;
-        return Ok((env(&facts), Some(note).filter(|note| !note.is_empty())));
+    let known = saved_dir()?.join(format!("base-{key:016x}"));
+    let name = fs::read_to_string(&known).unwrap_or_default();
+    let env = known.with_file_name(&name);
+    if suspect || !env.join(MADE).is_file() || !env.join("bin/python").is_file() {
+        let [note, name, _] = ask_base(&base, &cwd, "make")?;
+        let _ = fs::write(&known, &name);
+        return Ok((known.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
     }
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
         match ask_base(&base, &cwd, "look") {
-            Ok((_, now)) if now != facts && remember(&now).is_ok() => {
-                let is = now.split('\0').nth(1).unwrap_or_default();
+            Ok([_, now, is]) if now != name && fs::write(&known, &now).is_ok() => {
                 let note = format!("python3 is now {is}: the builtin runs on it from its next start");
                 post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
             }
@@ -2182,7 +2173,7 @@ fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf
         }
     };
     start_thread("base check", check).unwrap_or_else(|why| say(&why));
-    Ok((remembered, None))
+    Ok((env, None))
 }
 
 /// The end of what a program printed, in one line.
@@ -3172,15 +3163,14 @@ and so that the client needs no approval, in .claude/settings.json:
 /// Whether a session with the new server knows 1 + 1, and the new client has that out of it.
 fn try_both_doors(server: &Path, client: &Path) -> io::Result<()> {
     let mut child = Command::new(server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut answers = BufReader::new(child.stdout.take().ok_or(ErrorKind::BrokenPipe)?).lines();
+    let answers = BufReader::new(child.stdout.take().ok_or(ErrorKind::BrokenPipe)?);
+    let mut answers = serde_json::Deserializer::from_reader(answers).into_iter::<Value>();
     let mut ask = |method: &str, params: Value| {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         writeln!(child.stdin.as_ref().ok_or(ErrorKind::BrokenPipe)?, "{request}")?;
-        let line = answers.next().ok_or(ErrorKind::UnexpectedEof)??;
-        serde_json::from_str::<Value>(&line).map_err(io::Error::from)
+        answers.next().ok_or(ErrorKind::UnexpectedEof)?.map_err(io::Error::from)
     };
-    let we = json!({"name": "mcp-py install", "version": VERSION});
-    ask("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": we}))?;
+    ask("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": {}}))?;
     let by_mcp = ask("tools/call", json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}}))?;
     let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default();
     if by_mcp.lines().last() != Some("2") {
@@ -3196,10 +3186,8 @@ fn try_both_doors(server: &Path, client: &Path) -> io::Result<()> {
     }
 }
 
-/// What is found, or what is wrong and what to do.
-type Fact = (&'static str, Result<String, String>);
-
-/// What this machine has of what we need, a line each for stdout; the exit code says whether all of it is good.
+/// What this machine has of what we need, a line each for stdout: what is found, or what is wrong and what to do. The
+/// exit code says whether all of it is good.
 fn doctor() -> (String, String, u8) {
     let own = env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
     let shown = |path: &Path| path.display().to_string();
@@ -3215,16 +3203,28 @@ fn doctor() -> (String, String, u8) {
         let _ = fs::remove_file(&file);
         made.map(|_| shown(dir)).map_err(|error| format!("{}: {error}: make it writable", dir.display()))
     };
+    let base = check_config(&Object::new());
+    let found = base.clone().and_then(|base| {
+        let [_, name, is] = ask_base(&base, Path::new("."), "look")?;
+        let env = saved_dir()?.join(name);
+        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
+        Ok((format!("{} is {is}", base.display()), shown(&env) + state))
+    });
+    let pip = || {
+        let text = output_of(base.unwrap_or_default(), &["-I", "-m", "pip", "--version"], ENVIRONMENT_LIMIT);
+        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
+        text.starts_with("pip ").then_some(text).ok_or(none.to_owned())
+    };
     let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
     let host = HOST.pid.map_or("none".into(), |pid| format!("{} ({pid})", HOST.name.as_deref().unwrap_or("?")));
     let session = find_session().map_or("none above this shell".into(), |(_, pid)| format!("server {pid} answers"));
-    let mut facts: Vec<Fact> = vec![
+    let facts = [
         ("version", Ok(format!("{VERSION}, {}", own.display()))),
         ("server", role("mcp-py-server")),
         ("client", role("mcp-py-client")),
-    ];
-    facts.extend(python_facts());
-    facts.extend([
+        ("python", found.clone().map(|(python, _)| python)),
+        ("environment", found.map(|(_, environment)| environment)),
+        ("installer", find_on_path("uv").map_or_else(pip, |path| Ok(shown(&path)))),
         ("ps", program("ps")),
         ("lsof", program("lsof")),
         ("host", Ok(host)),
@@ -3235,34 +3235,12 @@ fn doctor() -> (String, String, u8) {
         ("configuration", saved_dir().and_then(|dir| writable(&dir))),
         ("output", writable(&env::temp_dir())),
         ("sockets", writable(Path::new("/tmp"))),
-    ]);
-    let line = |(fact, found): &Fact| match found {
+    ];
+    let line = |(fact, found): &(&str, Result<String, String>)| match found {
         Ok(text) => format!("ok   {fact:<13} {}\n", text.trim_end()),
         Err(why) => format!("BAD  {fact:<13} {why}\n"),
     };
     (facts.iter().map(line).collect(), String::new(), facts.iter().any(|(_, found)| found.is_err()).into())
-}
-
-/// The builtin's Python, its environment, and who installs packages there.
-fn python_facts() -> [Fact; 3] {
-    let base = check_config(&Object::new());
-    let found = base.clone().and_then(|base| {
-        let (_, facts) = ask_base(&base, Path::new("."), "look")?;
-        let (name, is) = facts.split_once('\0').unwrap_or_default();
-        let env = saved_dir()?.join(name);
-        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
-        Ok([format!("{} is {is}", base.display()), format!("{}{state}", env.display())])
-    });
-    let [python, environment] = [0, 1].map(|at| found.clone().map(|found| found[at].clone()));
-    let pip = || {
-        let mut command = Command::new(base.unwrap_or_default());
-        command.args(["-I", "-m", "pip", "--version"]);
-        let (done, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default()).unwrap_or_default();
-        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
-        done.then(|| last_lines(&text)).ok_or(none.to_owned())
-    };
-    let installer = find_on_path("uv").map_or_else(pip, |path| Ok(path.display().to_string()));
-    [("python", python), ("environment", environment), ("installer", installer)]
 }
 
 // ── 13. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -3288,8 +3266,6 @@ struct Seen {
     program: String, // the first word of its command line
 }
 
-const LAUNCHERS: [&str; 4] = ["uv", "uvx", "npx", "npm"]; // they start servers for hosts
-
 /// It takes a `ps`: for threads, never for the loop (I2), as PROJECT and PUBLISHED are.
 static HOST: LazyLock<Host> = LazyLock::new(|| find_host(std::process::id() as i32, &processes()));
 
@@ -3311,17 +3287,14 @@ fn ancestors(of: i32, seen: &BTreeMap<i32, Seen>) -> impl Iterator<Item = (i32, 
     std::iter::successors(above(of), move |(pid, _)| above(*pid)).take(64)
 }
 
-/// The nearest ancestor that is Claude; else the parent, or who started that, where it is a mere launcher.
+/// The nearest ancestor that is Claude; else the parent, or who started that, where it is a mere launcher of servers.
 fn find_host(own: i32, seen: &BTreeMap<i32, Seen>) -> Host {
-    let chain = ancestors(own, seen);
-    let is_claude = |(_, process): &(i32, &Seen)| {
-        process.name.eq_ignore_ascii_case("claude") || process.program.contains("/claude/versions/")
-    };
-    let other = chain.clone().find(|(_, process)| !LAUNCHERS.contains(&process.name.as_str()));
-    let Some(found) = chain.clone().find(is_claude).or(other) else { return Host::default() };
-    let is_claude = is_claude(&found);
-    let name = if is_claude { "claude" } else { &found.1.name }; // which may be the name of a version
-    Host { pid: Some(found.0), name: Some(name.into()), is_claude }
+    let mut chain = ancestors(own, seen);
+    let is_claude = |one: &Seen| one.name.eq_ignore_ascii_case("claude") || one.program.contains("/claude/versions/");
+    let claude = chain.clone().find(|(_, one)| is_claude(one));
+    let other = chain.find(|(_, one)| !["uv", "uvx", "npx", "npm"].contains(&one.name.as_str()));
+    let named = claude.map(|_| "claude").or(other.map(|(_, one)| &*one.name)); // its own may be that of a version
+    Host { pid: claude.or(other).map(|(pid, _)| pid), name: named.map(str::to_owned), is_claude: claude.is_some() }
 }
 
 /// All processes, from one `ps`; where there is none that we understand, from /proc.
@@ -3332,26 +3305,25 @@ fn processes() -> BTreeMap<i32, Seen> {
         let name = words.next()?.rsplit('/').next()?.trim_start_matches('-').to_owned();
         Some((pid, Seen { parent, name, program: words.next().unwrap_or_default().to_owned() }))
     };
-    let told = output_of("ps", &["-A", "-ww", "-o", "pid=,ppid=,comm=,args="]);
+    let told = output_of("ps", &["-A", "-ww", "-o", "pid=,ppid=,comm=,args="], SNAPSHOT_LIMIT);
     let seen: BTreeMap<_, _> = told.lines().filter_map(parse).collect();
     if seen.contains_key(&(std::process::id() as i32)) {
         return seen;
     }
-    let line = |entry: fs::DirEntry| {
+    let from_proc = |entry: fs::DirEntry| {
         let read =
-            |name: &str| Some(String::from_utf8_lossy(&fs::read(entry.path().join(name)).ok()?).replace('\0', " "));
-        // "PID (name) state ppid …": the name may hold anything, also parentheses
-        let (stat, command) = (read("stat")?, read("cmdline")?);
-        let ((pid, name), rest) = (stat.split_once(" (")?, stat.rsplit_once(')')?.1);
-        let (name, parent) = (name.rsplit_once(')')?.0, rest.split_ascii_whitespace().nth(1)?);
-        parse(&format!("{pid} {parent} {name} {command}"))
+            |name: &str| fs::read(entry.path().join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
+        let (status, command) = (read("status").ok()?, read("cmdline").ok()?);
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let (pid, parent, name) = (field("Pid:")?, field("PPid:")?, field("Name:")?);
+        parse(&format!("{pid} {parent} {name} {}", command.replace('\0', " ")))
     };
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(line).collect()
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(from_proc).collect()
 }
 
 /// The open files of a process by descriptor, with its working directory as `cwd`: from one `lsof`, else from /proc.
 fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
-    let told = output_of("lsof", &["-w", "-n", "-P", "-F", "fn", "-p", &pid.to_string()]);
+    let told = output_of("lsof", &["-w", "-n", "-P", "-F", "fn", "-p", &pid.to_string()], SNAPSHOT_LIMIT);
     let named = told.split("\nf").filter_map(|file| file.split_once("\nn"));
     let files: BTreeMap<_, _> = named.map(|(fd, path)| (fd.to_owned(), PathBuf::from(path.trim_end()))).collect();
     if files.get("cwd").is_some_and(|cwd| cwd.is_absolute() && cwd.is_dir()) {
@@ -3363,20 +3335,19 @@ fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
     links.chain([place.join("cwd")]).filter_map(file).collect()
 }
 
-/// What a program prints within SNAPSHOT_LIMIT; nothing where it is missing, takes longer or prints too much.
-fn output_of(program: &str, arguments: &[&str]) -> String {
+/// What a program prints; nothing where it is missing, takes longer than `limit` or prints too much.
+fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    run(command, SNAPSHOT_LIMIT, &Leash::default()).map(|(_, text)| text).unwrap_or_default()
+    run(command, limit, &Leash::default()).map(|(_, text)| text).unwrap_or_default()
 }
 
 impl Host {
     /// Read when asked for, so that a hook which writes late is no race: from sessions.json the one active session of
     /// this Claude, else what Claude gave our environment.
     fn session_id(&self) -> Option<String> {
-        let path = home_dir().map(|home| home.join(".claude-workspace/sessions.json"));
-        let bytes = path.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-        let root: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = saved_dir().ok().and_then(|dir| fs::read(dir.with_file_name("sessions.json")).ok());
+        let root: Value = serde_json::from_slice(&text.unwrap_or_default()).unwrap_or_default();
         let sessions = root["sessions"].as_array().into_iter().flatten();
         let is_ours = |one: &&Value| self.is_claude && one["claude_pid"] == json!(self.pid) && one["state"] == "active";
         let ids: Vec<_> = sessions.filter(is_ours).filter_map(|session| session["session_id"].as_str()).collect();
@@ -3407,12 +3378,10 @@ fn iso_time(time: SystemTime) -> String {
 }
 
 fn uptime(since: Instant) -> String {
-    match since.elapsed().as_secs_f64() {
-        seconds @ ..60.0 => format!("{seconds:.1} s"),
-        seconds @ ..3_600.0 => format!("{:.1} min", seconds / 60.0),
-        seconds @ ..86_400.0 => format!("{:.1} h", seconds / 3_600.0),
-        seconds => format!("{:.1} d", seconds / 86_400.0),
-    }
+    let seconds = since.elapsed().as_secs_f64();
+    let units = [(86_400.0, "d"), (3_600.0, "h"), (60.0, "min")];
+    let (length, unit) = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1.0, "s"));
+    format!("{:.1} {unit}", seconds / length)
 }
 
 // ── 14. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
