@@ -2164,12 +2164,10 @@ fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf
     }
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
-        match ask_base(&base, &cwd, "look") {
-            Ok([_, now, is]) if now != name && fs::write(&known, &now).is_ok() => {
-                let note = format!("python3 is now {is}: the builtin runs on it from its next start");
-                post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
-            }
-            _ => {} // it is what it was, or can't tell
+        let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
+        if let Some([_, _, is]) = ask_base(&base, &cwd, "look").ok().filter(is_new) {
+            let note = format!("python3 is now {is}: the builtin runs on it from its next start");
+            post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
         }
     };
     start_thread("base check", check).unwrap_or_else(|why| say(&why));
@@ -2195,10 +2193,8 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
     let set = |name: &str| env::var_os(name).is_some();
     let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
     let for_uv = env::vars_os().any(|(name, _)| name.as_bytes().starts_with(b"UV_"));
-    let mut ways: Vec<_> = find_on_path("uv").into_iter().map(Some).chain([None]).collect();
-    if for_pip && !for_uv {
-        ways.reverse(); // settings that only pip knows are for pip, if there is one
-    }
+    // Settings that only pip knows are for pip, if there is one.
+    let ways = if for_pip && !for_uv { [None, find_on_path("uv")] } else { [find_on_path("uv"), None] };
     for uv in ways {
         let mut command = Command::new(uv.as_ref().unwrap_or(&python));
         match uv {
@@ -2280,14 +2276,13 @@ impl Interpreter {
 
     /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
     fn take_picture(&mut self, desk: &mut Desk) {
-        let (block, Some(Current { key, .. })) = (mem::take(&mut self.talk.picture), &self.talk.current) else {
-            return;
-        };
-        let Some(call) = desk.calls.get_mut(key) else { return };
+        let block = mem::take(&mut self.talk.picture);
+        let Some(key) = self.talk.current.as_ref().map(|current| current.key) else { return };
+        let Some(call) = desk.calls.get_mut(&key) else { return };
         if block.len() > PICTURE_BYTES_MAX || call.pictures.len() >= FIGURES_MAX {
             let why = "figures of over 64 MiB, or over 100 in a cell, were dropped";
             if call.notes.last().is_none_or(|last| last != why) {
-                desk.tell(*key, "note", why.into());
+                desk.tell(key, "note", why.into());
             }
             return;
         }
@@ -2304,8 +2299,8 @@ impl Interpreter {
         let room = shown.clone().count() < IMAGES_MAX && shown.sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
         call.pictures.push(Picture { path: saved.clone().ok(), block: Some(block).filter(|_| small && room) });
         match saved {
-            Ok(path) => desk.tell(*key, "image", path),
-            Err(why) => desk.tell(*key, "note", format!("a figure could not be saved: {why}")),
+            Ok(path) => desk.tell(key, "image", path),
+            Err(why) => desk.tell(key, "note", format!("a figure could not be saved: {why}")),
         }
     }
 }
@@ -2316,11 +2311,12 @@ fn from_base64(text: &[u8]) -> Vec<u8> {
     let mut values = [None; 256];
     digits.iter().zip(0u8..).for_each(|(digit, value)| values[usize::from(*digit)] = Some(value));
     let values: Vec<u8> = text.iter().filter_map(|digit| values[usize::from(*digit)]).collect();
-    let three = |four: &[u8]| {
+    let mut bytes = Vec::with_capacity(values.len());
+    for four in values.chunks(4) {
         let bits = four.iter().fold(0, |bits, value| bits << 6 | u32::from(*value)) << (6 * (4 - four.len()));
-        bits.to_be_bytes().into_iter().skip(1).take(four.len() - 1)
-    };
-    values.chunks(4).flat_map(three).collect()
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
 }
 
 // ── 9. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
@@ -3170,20 +3166,18 @@ fn try_both_doors(server: &Path, client: &Path) -> io::Result<()> {
         writeln!(child.stdin.as_ref().ok_or(ErrorKind::BrokenPipe)?, "{request}")?;
         answers.next().ok_or(ErrorKind::UnexpectedEof)?.map_err(io::Error::from)
     };
+    let expect = |door: &str, told: &str| match told.trim_end().lines().last() {
+        Some("2") => Ok(()), // there may be notes before it
+        _ => Err(io::Error::other(format!("{door} answers {told}"))),
+    };
     ask("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": {}}))?;
     let by_mcp = ask("tools/call", json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}}))?;
-    let by_mcp = by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default();
-    if by_mcp.lines().last() != Some("2") {
-        return Err(io::Error::other(format!("1 + 1 is not 2: {by_mcp}"))); // a note before it is fine
-    }
+    expect("MCP", by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default())?;
     let info = ask("tools/call", json!({"name": "get_session_info"}))?;
     let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default();
-    let output = Command::new(client).args(["--socket", socket, "-c", "x"]).output()?;
+    let by_client = Command::new(client).args(["--socket", socket, "-c", "x"]).output()?;
     child.wait()?; // which closes its stdin first
-    match String::from_utf8_lossy(&output.stdout).trim() {
-        "2" => Ok(()),
-        out => Err(io::Error::other(format!("its client says: {out}{}", String::from_utf8_lossy(&output.stderr)))),
-    }
+    expect("the client", &String::from_utf8_lossy(&[by_client.stderr, by_client.stdout].concat()))
 }
 
 /// What this machine has of what we need, a line each for stdout: what is found, or what is wrong and what to do. The
@@ -3246,7 +3240,6 @@ fn doctor() -> (String, String, u8) {
 // ── 13. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Who started us.
-#[derive(Default)]
 struct Host {
     pid: Option<i32>,
     name: Option<String>,
