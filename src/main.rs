@@ -2152,7 +2152,8 @@ fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<[String; 3], String> {
 /// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
 /// `suspect`: that it runs is not taken for granted. Its name is remembered; where that is torn or lost, we ask again.
 fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
-    let (base, cwd) = (base.to_owned(), cwd.map_or_else(env::current_dir, |cwd| Ok(cwd.into())).unwrap_or_default());
+    let here = || env::current_dir().unwrap_or_else(|_| "/".into());
+    let (base, cwd) = (base.to_owned(), cwd.map_or_else(here, PathBuf::from));
     let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
     let known = saved_dir()?.join(format!("base-{key:016x}"));
     let name = fs::read_to_string(&known).unwrap_or_default();
@@ -2181,8 +2182,7 @@ fn last_lines(text: &str) -> String {
 }
 
 fn package_of(module: &str) -> &str {
-    let other = PACKAGES.split(' ').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == module);
-    other.map_or(module, |(_, package)| package)
+    PACKAGES.split(' ').find_map(|pair| pair.strip_prefix(module)?.strip_prefix('=')).unwrap_or(module)
 }
 
 /// Installs a package into the environment, by uv or else by the pip that the environment sees; returns its name and
