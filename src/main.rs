@@ -3304,9 +3304,8 @@ fn processes() -> BTreeMap<i32, Seen> {
         return seen;
     }
     let from_proc = |entry: fs::DirEntry| {
-        let read =
-            |name: &str| fs::read(entry.path().join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
-        let (status, command) = (read("status").ok()?, read("cmdline").ok()?);
+        let read = |name: &str| Some(String::from_utf8_lossy(&fs::read(entry.path().join(name)).ok()?).into_owned());
+        let (status, command) = (read("status")?, read("cmdline")?);
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let (pid, parent, name) = (field("Pid:")?, field("PPid:")?, field("Name:")?);
         parse(&format!("{pid} {parent} {name} {}", command.replace('\0', " ")))
