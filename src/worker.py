@@ -2,7 +2,7 @@
 
 The server starts it as `PYTHON -c BOOTSTRAP`. The bootstrap reads this text from descriptor 0 and runs it in a
 namespace of its own, whose builtins are a private copy: whatever user code does to `builtins`, `sys.stdout` or
-`json.dumps`, the names used here stay what they were. Cells run in the real `__main__`, where nothing of ours is.
+`os.write`, the names used here stay what they were. Cells run in the real `__main__`, where nothing of ours is.
 
 Protocol: one JSON object a line, UTF-8, on the control socket. It arrives as descriptor 0 and is at once moved to a
 private close-on-exec descriptor (I6). The server sends a request and waits for `done` before it sends the next.
@@ -15,68 +15,50 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
                        {"op": "install", "number": n, "name": text}      a cell imports what nobody finds
                        {"op": "image", "data": base64, "more": bool}     a PNG, in pieces
                        {"op": "part", "text": text}        the beginning of a long result, in pieces of PART_CHARS
-                       {"op": "done", "result": text or null, "error": text or null, "exit": code, "notes": [text],
+                       {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text],
                         "missing": name or null}           a module that was not found, and that was not asked for
 
 Output does not travel here: descriptors 1 and 2 are pipes that the server drains. `done` is sent after everything
 the cell wrote has been flushed into them, so what the pipes hold at that moment is the whole of it (I4). End of file
 on the control socket means: leave. The worker starts no thread (I7).
 """
-import sys  # the bootstrap took '' off sys.path, so that no project file stands in for what is imported here
+import sys
 import os
 
-try:
-    PROJECT = os.getcwd()
-except OSError:  # it was deleted
-    PROJECT = ""
 STDLIB = os.path.dirname(os.__file__)
-
-def without_project(path):
-    """The import path less the project, which may hold files named like modules of the standard library."""
-    return [entry for entry in path if entry == STDLIB or entry not in ("", PROJECT)]
-
-sys.path[:] = without_project(sys.path)
-import __future__
+# What stands before it, as the project and PYTHONPATH do, may hold files named like its modules.
+OUR_PATH = sys.path[sys.path.index(STDLIB) :] if STDLIB in sys.path else sys.path[:]
+sys.path[:] = OUR_PATH
 import _ast
-import _signal
-import binascii
 import builtins
-import io
 import json
 import linecache
-import textwrap
-import traceback
 from _frozen_importlib_external import PathFinder
+from _signal import SIGINT, getsignal, signal  # those of `signal` convert to enums, which is slow
 from _thread import get_ident
-from collections import deque
+from io import BufferedReader, BytesIO, RawIOBase, StringIO, TextIOWrapper
 from itertools import count
-from types import ModuleType
+from os import _exit, dup2, fstat, getpid, read, write  # by name, for user code may patch the module
+from traceback import TracebackException
+from types import ModuleType, SimpleNamespace
 
 # `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it; under PYTHONSAFEPATH it lacks the ''.
-sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [PROJECT] + LAUNCH_PATH  # noqa: F821
+sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [os.getcwd()] + LAUNCH_PATH  # noqa: F821
 
-# Our own references: user code may patch the modules later. `_signal`, for `signal` converts to enums, which is slow.
 decoder, to_json = json.JSONDecoder(), json.JSONEncoder(ensure_ascii=False).encode
 from_json = getattr(decoder, "scan_once", decoder.raw_decode)
 if getattr(json.encoder, "c_make_encoder", None) is not None:  # not on PyPy; in C, hence out of reach of patches
     in_c = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
     to_json = lambda frame: "".join(in_c(frame, 0))  # noqa: E731
-dup2, fstat, getpid, read, write, leave_now = os.dup2, os.fstat, os.getpid, os.read, os.write, os._exit
-open_descriptor, close_descriptor, DEVNULL, READ_ONLY = os.open, os.close, os.devnull, os.O_RDONLY
-set_handler, get_handler, SIGINT = _signal.signal, _signal.getsignal, _signal.SIGINT
-StringIO, TextIOWrapper, TracebackException = io.StringIO, io.TextIOWrapper, traceback.TracebackException
-dedent, to_base64, BytesIO, get_frame = textwrap.dedent, binascii.b2a_base64, io.BytesIO, sys._getframe
 sources = linecache.cache
 sources.pop("<string>", None)  # since 3.13 that is the bootstrap: not what user code runs by `exec`
 
-PART_CHARS = 256 * 1024  # of a result in one frame; the server refuses frames over 4 MiB
-IMAGE_PART = 192 * 1024  # bytes, which base64 makes 256 KiB
+PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server refuses frames over 4 MiB
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
 CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
-FUTURES = __future__.annotations.compiler_flag  # the one that is not in force anyway
-OURS = without_project.__code__.co_filename  # how frames of this file are known in a traceback
+RESULT = "<result>"  # no identifier: no name of the user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
@@ -87,23 +69,15 @@ os.environ.setdefault("MPLBACKEND", "agg")
 modules = sys.modules
 scope = modules["__main__"].__dict__
 cells = 0  # how many have run: the next is `<cell N>`
-kept_sources, kept_chars = deque(), 0
-guards = {}  # by cell: the lines in which a failing import is expected
-asked, numbers = {}, count(1)  # names that a cell missed: whether they were installed; numbers of requests
 received = []  # from the control socket, beyond the last line
+unanswered = False  # a request is being served
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
 
-class EmptyStdin(io.TextIOBase):
-    """sys.stdin: whoever reads it is told at once why there is nothing, instead of waiting for ever."""
+class EmptyStdin(RawIOBase):
+    """Below sys.stdin: whoever reads is told at once why there is nothing, instead of waiting for ever."""
 
-    encoding, errors, name, mode = "utf-8", "strict", "<stdin>", "r"
-
-    def refuse(self, *_):
-        raise EOFError("stdin is empty: cells have no input, pass the value in code instead of asking for it")
-
-    read = readline = readlines = readinto = read1 = peek = __iter__ = __next__ = refuse
-    buffer = property(lambda self: self)
+    name = "<stdin>"
 
     def fileno(self):
         return 0
@@ -111,14 +85,13 @@ class EmptyStdin(io.TextIOBase):
     def readable(self):
         return True
 
-    def close(self):
-        """`exit()` closes stdin before it raises SystemExit; the interpreter lives on."""
+    def readinto(self, _buffer):
+        raise EOFError("stdin is empty: cells have no input, pass the value in code instead of asking for it")
 
-def open_null_as_stdin():
-    null = open_descriptor(DEVNULL, READ_ONLY)
-    if null != 0:
-        dup2(null, 0)
-        close_descriptor(null)
+def open_stream(descriptor):
+    if descriptor == 0:
+        return TextIOWrapper(BufferedReader(EmptyStdin()), "utf-8")
+    return open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False)
 
 def leads_to(descriptor):
     """What a descriptor is open to, by device and inode; None where it is closed."""
@@ -129,13 +102,13 @@ def leads_to(descriptor):
         return None
 
 control = os.dup(0)
-open_null_as_stdin()
-spares = os.dup(1), os.dup(2)  # close-on-exec, as the control descriptor: os.dup makes them so (PEP 446)
-server, pipes = leads_to(control), [leads_to(spare) for spare in spares]
+spares = os.open(os.devnull, os.O_RDONLY), os.dup(1), os.dup(2)  # close-on-exec as control is (PEP 446)
+dup2(spares[0], 0)
+server, places = leads_to(control), [leads_to(spare) for spare in spares]
 own_streams = sys.stdout, sys.stderr
 for stream in own_streams:
     stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-sys.stdin = EmptyStdin()
+sys.stdin = open_stream(0)
 
 def flush_streams():
     """User code may have put anything in place of the streams: what flushing that raises is not the cell's affair."""
@@ -145,56 +118,52 @@ def flush_streams():
         except BaseException:
             pass
 
-def mend_streams(notes):
-    """Puts back what the cell closed or redirected for good, so that the next cell is heard (I4)."""
-    for descriptor, (spare, pipe) in enumerate(zip(spares, pipes), 1):
-        if leads_to(descriptor) != pipe:
-            dup2(spare, descriptor)
+def mend_streams():
+    """Puts back what the cell closed or redirected for good, so that the next cell is heard (I4). Returns notes."""
+    notes = []
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if leads_to(descriptor) != places[descriptor]:
+            dup2(spares[descriptor], descriptor)
             notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
-    if leads_to(0) is None:
-        open_null_as_stdin()
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name, None)
         try:
             broken = stream is None or (type(stream) is TextIOWrapper and stream.closed)
         except ValueError:  # it was detached
             broken = True
         if broken:
-            raw = open(descriptor, "wb", closefd=False)
-            setattr(sys, name, TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
-    if getattr(sys, "stdin", None) is None:
-        sys.stdin = EmptyStdin()
+            setattr(sys, name, open_stream(descriptor))
+    return notes
 
 modules_seen, flush_c = 0, None
 
-def find_c_code():
-    """Gives `flush_c` its value once a module is loaded whose C code may write to libc's stdout: ctypes takes 5 ms.
+def may_write_in_c(name):
+    module = modules.get(name)
+    file = module.__dict__.get("__file__") if type(module) is ModuleType else None
+    return name == "_ctypes" or (type(file) is str and file.endswith(".so") and "/lib-dynload/" not in file)
+
+def flush_libc():
+    """Flushes libc's stdout, once a module is loaded whose C code may write there: to load ctypes takes 5 ms.
 
     fflush(stdout), never fflush(NULL), which waits for any stream that a thread is blocked on.
     """
     global modules_seen, flush_c
-    if flush_c is not None or len(modules) == modules_seen:
-        return
-    modules_seen = len(modules)
-    for name in list(modules):  # names alone: making pairs may collect garbage, which may import
-        module = modules.get(name)
-        file = module.__dict__.get("__file__") if type(module) is ModuleType else None
-        foreign = type(file) is str and file.endswith((".so", ".dylib")) and not file.startswith(STDLIB)
-        if name == "_ctypes" or foreign:
-            flush_c = int  # does nothing
+    if flush_c is None and len(modules) != modules_seen:
+        modules_seen = len(modules)
+        if any(map(may_write_in_c, list(modules))):  # names alone: making pairs may collect garbage, which may import
             try:
                 ctypes = late_import("ctypes")
                 libc, symbol = ctypes.CDLL(None), "__stdoutp" if sys.platform == "darwin" else "stdout"
                 stdout, fflush = ctypes.c_void_p.in_dll(libc, symbol), libc.fflush
                 flush_c = lambda: fflush(stdout)  # noqa: E731
             except Exception:  # no libffi: such output is left to libc's own habits
-                pass
-            return
+                flush_c = int  # does nothing
+    if flush_c is not None:
+        flush_c()
 
 def out_of_project(action, *arguments):
     """Does what imports, or may: Python's own modules import others when they need them."""
     path = getattr(sys, "path", None)
-    sys.path = without_project(path if type(path) is list else [])
+    sys.path = OUR_PATH[:]
     try:
         return action(*arguments)
     finally:
@@ -224,9 +193,9 @@ def send(frame):
     while data:
         data = data[write(control, data) :]
 
-def plain(text, to_bytes=str.encode, to_text=bytes.decode):
+def plain(text):
     """`text` as valid Unicode: a lone surrogate becomes its escape, a subclass of str its plain value."""
-    return to_text(to_bytes(text, "utf-8", "backslashreplace"), "utf-8")
+    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 def keep_ends(text):
     half, left_out = ERROR_CHARS // 2, len(text) - ERROR_CHARS
@@ -237,46 +206,31 @@ def keep_ends(text):
 
 armed = False  # whether SIGINT raises: only while user code runs, and once a cell
 interrupted = False  # whether it has, in this cell
-sending = deferred = False  # whether a frame is on its way, and whether SIGINT came meanwhile
-ask_loop = None  # has the event loop that runs a cell interrupt it between two callbacks
-users_handler = None  # what user code put in place of ours: it holds during cells
+instead = None  # what SIGINT does at first where it must not raise at once
 
 def on_sigint(_signal, _frame):
-    """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell.
-    In an event loop the first one waits for a place where it tears nothing; the next, 200 ms later, does not."""
-    global armed, interrupted, deferred, ask_loop
-    if armed and sending:
-        deferred = True
-    elif armed and ask_loop is not None and getpid() == PID:
-        ask, ask_loop = ask_loop, None
-        ask()
+    """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell."""
+    global armed, interrupted
+    if armed and instead is not None and getpid() == PID:
+        instead()
     elif armed:
         armed, interrupted = False, True
         raise KeyboardInterrupt
 
 def send_in_cell(frames):
     """Sends while a cell runs: an interrupt waits for the end of that, for it would tear a frame."""
-    global sending, deferred
-    sending, deferred = True, False
+    global instead
+    late, before = [], instead
+    instead = lambda: late.append(True)  # noqa: E731
     try:
         for frame in frames:
             send(frame)
     finally:
-        sending = False
-        if deferred:
+        instead = before
+        if late:
             on_sigint(SIGINT, None)
 
-def take_sigint_back():
-    global users_handler
-    while True:  # the user's own handler may raise right here
-        try:
-            handler = get_handler(SIGINT)
-            if handler is not on_sigint:
-                set_handler(SIGINT, on_sigint)
-                users_handler = handler
-            return
-        except BaseException:
-            continue
+users_handler = on_sigint  # what user code put in place of ours: it holds during cells
 
 def guarded(action):
     """Runs user code: the only place where SIGINT raises. Returns (value, None) or (None, what was raised).
@@ -284,104 +238,120 @@ def guarded(action):
     An interrupt between any two of these lines ends up in the outer handler, which is disarmed by then.
     """
     global armed, users_handler
+    value = error = None
     try:
         try:
-            if users_handler is not None:
-                set_handler(SIGINT, users_handler)
-                users_handler = None
+            signal(SIGINT, users_handler)
             armed = not interrupted
-            return action(), None
+            value = action()
         finally:
             armed = False
-            take_sigint_back()
-    except BaseException as error:
-        armed = False
-        take_sigint_back()
-        return None, error
+    except BaseException as raised:
+        armed, value, error = False, None, raised
+    while True:  # the user's own handler may raise right here
+        try:
+            users_handler = getsignal(SIGINT)
+            signal(SIGINT, on_sigint)
+            return value, error
+        except BaseException:
+            continue
 
-set_handler(SIGINT, on_sigint)
+signal(SIGINT, on_sigint)
 
 # -- cells ----------------------------------------------------------------------------------------------------------
 
+guards = {}  # by cell: the lines in which a failing import is expected
+kept = [(0, "")]  # the cells whose lines are kept: how many characters there were up to its end, and its name
+
+def remember_source(code, name):
+    """Registers a cell's lines with linecache, under no file's modification time, so that they are never checked."""
+    guards[name] = ()
+    sources[name] = (len(code), None, list(StringIO(code, newline=None)), name)
+    kept.append((kept[-1][0] + len(code) + 500, name))  # about what the rest takes
+    while kept[-1][0] - kept[0][0] > SOURCES_CHARS_MAX:
+        oldest = kept.pop(0)[1]
+        sources.pop(oldest, None)
+        guards.pop(oldest, None)
+
 def compile_cell(code, name):
-    """The cell as code objects to run in turn, the last of which gives its value; nothing runs when this raises."""
-    flags = ALLOW_AWAIT
+    """The cell as one code object, so nothing runs when this raises. What a last expression gives becomes RESULT."""
     if "\n" not in code:
         try:
-            return [compile(code, name, "eval", flags, True)]  # the way below takes thrice as long
+            return compile(code, name, "eval", ALLOW_AWAIT, True)  # the way below takes thrice as long
         except (SyntaxError, ValueError):
             pass
     try:
-        tree = compile(code, name, "exec", flags | ONLY_AST, True)
+        tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
     except IndentationError:
-        flush_left = dedent(code)
-        if flush_left == code:
-            raise
-        tree = compile(flush_left, name, "exec", flags | ONLY_AST, True)
-    guards[name] = guarded_lines(tree) if "except" in code or "suppress" in code else ()
-    value = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
-    steps = [compile(tree, name, "exec", flags, True)] if tree.body or value is None else []
-    if value is not None:
-        flags |= steps[0].co_flags & FUTURES if steps else 0
-        steps.append(compile(_ast.Expression(value.value), name, "eval", flags, True))
-    return steps
+        flush_left = late_import("textwrap").dedent(code)
+        tree = compile(flush_left, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
+    guards[name] = guarded_lines(tree)
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, _ast.Expr):
+        place = {field: getattr(last, field) for field in last._attributes}
+        tree.body[-1] = _ast.Assign([_ast.Name(RESULT, _ast.Store(), **place)], last.value, **place)
+    return compile(tree, name, "exec", ALLOW_AWAIT, True)
 
 def guarded_lines(tree):
     """Where a failing import is expected: bodies of `try` with a handler that wide, and of `with suppress(...)`."""
-    ranges, pending = [], [tree]
-    while pending:
-        node = pending.pop()
+    nodes, lines = [tree], set()
+    for node in nodes:  # there come more on the way
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            pending += getattr(node, field, ())
+            nodes += getattr(node, field, ())
         caught = [handler.type for handler in getattr(node, "handlers", ())]
         for call in [item.context_expr for item in getattr(node, "items", ())]:
             if isinstance(call, _ast.Call) and name_of(call.func) == "suppress":
                 caught += call.args
-        caught += [one for kind in caught if isinstance(kind, _ast.Tuple) for one in kind.elts]
+        caught += [one for kind in caught for one in getattr(kind, "elts", ())]
         if any(kind is None or name_of(kind) in WIDE for kind in caught):
-            ranges.append((node.body[0].lineno, node.body[-1].end_lineno))
-    return ranges
+            lines.update(range(node.body[0].lineno, node.body[-1].end_lineno + 1))
+    return lines
 
 def name_of(node):
     return getattr(node, "attr", None) or getattr(node, "id", None)
 
-def run_steps(steps):
-    """Returns the repr of the last step's value, None for None. With an `await` anywhere all of it runs in the loop."""
+def run_cell(request):
+    """Returns the repr of the last expression's value, nothing for None."""
+    global cells
+    cells += request["op"] == "run"
+    name = "<cell %d>" % cells if request["op"] == "run" else "<startup script>"
+    code = request["code"][request["code"].startswith("\ufeff") :]
+    remember_source(code, name)
+    compiled = compile_cell(code, name)
+    scope.setdefault("__builtins__", builtins)
     value = None
-    if any(step.co_flags & CO_COROUTINE for step in steps):
-        value = run_task(steps)
-    else:
-        for step in steps:
-            value = eval(step, scope)
-    text = None if value is None else plain(repr(value))
+    try:
+        value = (run_task if compiled.co_flags & CO_COROUTINE else eval)(compiled, scope)
+    finally:
+        value = scope.pop(RESULT, value)
+    text = "" if value is None else plain(repr(value))
     show_value(value)
     return text
 
-async def in_turn(steps):
-    value = None
-    for step in steps:
-        value = eval(step, scope)
-        if step.co_flags & CO_COROUTINE:
-            value = await value
-    return value
-
 loop = None  # of top-level await: one for the interpreter's life
 
-def run_task(steps):
+def run_task(code, scope):
     """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
-    global loop, ask_loop
-    asyncio = modules.get("asyncio") or late_import("asyncio")
+    global loop, instead
+    asyncio = late_import("asyncio")
     if loop is None or loop.is_closed():
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
-    task = loop.create_task(in_turn(steps))
-    ask_loop = lambda: loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))  # noqa: E731
+    task = loop.create_task(eval(code, scope))
+
+    def ask_loop():
+        """The first interrupt waits for a place where it tears nothing; the next, 200 ms later, does not."""
+        global instead
+        instead = None
+        loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))
+
+    instead = ask_loop
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
         error, place = raised, raised.__traceback__
     finally:
-        ask_loop = None
+        instead = None
     if not task.done():  # interrupted, somewhere in the loop: where the task was waiting is what matters
         task.cancel()
         try:
@@ -392,136 +362,94 @@ def run_task(steps):
         task.exception()  # retrieved, so that asyncio does not report it again
     raise error.with_traceback(place)
 
-def remember_source(code, name):
-    """Registers a cell's lines with linecache, under no file's modification time, so that they are never checked."""
-    global kept_chars
-    sources[name] = (len(code), None, list(StringIO(code, newline=None)), name)
-    kept_sources.append((name, len(code) + 500))  # about what the rest takes
-    kept_chars += kept_sources[-1][1]
-    while kept_chars > SOURCES_CHARS_MAX and len(kept_sources) > 1:
-        oldest, chars = kept_sources.popleft()
-        sources.pop(oldest, None)
-        guards.pop(oldest, None)
-        kept_chars -= chars
-
-def run_cell(code, name):
-    code = code[1:] if code[:1] == "\ufeff" else code
-    remember_source(code, name)
-    scope.setdefault("__builtins__", builtins)
-    result, error = guarded(lambda: run_steps(compile_cell(code, name)))
-    if getpid() != PID:
-        leave_child(error)
-    if "matplotlib" in modules:
-        _, failed = guarded(show_figures)
-        error = failed if error is None else error
-    if type(error) is SyntaxError and error.text is None and error.lineno:
-        error.text = sources[name][2][error.lineno - 1]  # `compile` has no text where it compiles a tree
-    return result, error
-
-def leave_child(error):
-    """A child of os.fork fell through the cell's end: as at a script's end, and no word on the control socket."""
-    text, code = (None, 0) if error is None else report(error)
-    guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
-    flush_streams()
-    leave_now(code)
-
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
-class Installer:
-    """The last finder: has the server install what a cell's statement imports and nobody found."""
+asked, numbers = set(), count(1)  # names that this cell had asked for; numbers of requests
 
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        wanted = armed and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
-        if not wanted or not is_package(name) or not is_cells_own(get_frame(1)):
-            return None
-        asked[name] = False
-        number, reply = next(numbers), {}
-        send_in_cell([{"op": "install", "number": number, "name": name}])
-        while reply is not None and reply.get("number") != number:
-            reply = receive()
-        if not reply or not reply["done"]:
-            return None
-        asked[name] = True
-        PathFinder.invalidate_caches()
-        return PathFinder.find_spec(name)
+def find_package(name, path=None, target=None):
+    """The last finder: has the server install what a cell's statement imports and nobody found."""
+    wanted = armed and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
+    if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
+        return None
+    asked.add(name)
+    number = next(numbers)
+    send_in_cell([{"op": "install", "number": number, "name": name}])
+    # An answer to a request that was interrupted may come first.
+    if not next((answer["done"] for answer in iter(receive, None) if answer["number"] == number), False):
+        return None
+    PathFinder.invalidate_caches()
+    return PathFinder.find_spec(name)
 
 def is_package(name):
     """Whether a package index may be asked for this: a plain name, and none that means something else there."""
     known = getattr(sys, "stdlib_module_names", None) or [entry.split(".")[0] for entry in os.listdir(STDLIB)]
-    return name.isascii() and name.isidentifier() and name[0] != "_" and name not in known and name not in NO_PACKAGE
+    plain_name = type(name) is str and name.isascii() and name.isidentifier() and name[0] != "_"
+    return plain_name and name not in known and name not in NO_PACKAGE
 
 def is_cells_own(frame):
     """Whether a cell's import statement, or its call of import_module, led here, and nothing expects a failure."""
-    while frame is not None and "importlib._bootstrap" in frame.f_code.co_filename:
+    while "importlib._bootstrap" in frame.f_code.co_filename:
         frame = frame.f_back
-    called = frame is not None and frame.f_globals.get("__name__") == "importlib"
-    if called and frame.f_code.co_name == "import_module":
+    if frame.f_code.co_name == "import_module" and frame.f_globals.get("__name__") == "importlib":
         frame = frame.f_back
-    elif frame is None or late_import("opcode").opname[frame.f_code.co_code[frame.f_lasti]] != "IMPORT_NAME":
+    elif late_import("opcode").opname[frame.f_code.co_code[frame.f_lasti]] != "IMPORT_NAME":
         return False
-    if frame is None or not is_cell(frame.f_code):
-        return False
-    while frame is not None:
-        ranges = guards.get(frame.f_code.co_filename, ()) if is_cell(frame.f_code) else ()
-        if any(first <= frame.f_lineno <= last for first, last in ranges):
-            return False
+    own = is_cell(frame)
+    while own and frame is not None:
+        own = frame.f_lineno not in guards.get(frame.f_code.co_filename, ())
         frame = frame.f_back
-    return True
+    return own
 
-def is_cell(code):
-    return code.co_filename.startswith(("<cell ", "<startup script>"))
+def is_cell(frame):
+    return frame.f_code.co_filename.startswith(("<cell ", "<startup script>"))
 
-class PyplotFinder:
+def find_pyplot(name, path=None, target=None):
     """The first finder: pyplot's `show`, which can't show anything here, becomes ours."""
+    spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
+    if spec is not None:
+        load = spec.loader.exec_module
+        def load_and_replace(module):
+            load(module)
+            module.show = show_figures
+        spec.loader.exec_module = load_and_replace
+    return spec
 
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-            def load_and_replace(module):
-                load(module)
-                module.show = show_figures
-            spec.loader.exec_module = load_and_replace
-        return spec
+sys.meta_path.insert(0, SimpleNamespace(find_spec=find_pyplot))
+sys.meta_path.append(SimpleNamespace(find_spec=find_package))
 
 def show_figures(*_, **__):
     """plt.show, also at a cell's end: sends the open figures and closes them."""
     pyplot = modules.get("matplotlib.pyplot")
-    if get_ident() == MAIN_THREAD and getpid() == PID:
-        for number in getattr(pyplot, "get_fignums", list)():
-            show_value(pyplot.figure(number))
+    for number in getattr(pyplot, "get_fignums", list)():
+        show_value(pyplot.figure(number))
 
 def show_value(value):
     """Sends the picture of a figure, which is closed, or of what has one for notebooks."""
-    figures, pyplot, data = modules.get("matplotlib.figure"), modules.get("matplotlib.pyplot"), None
-    if getpid() != PID:
+    data = None
+    if get_ident() != MAIN_THREAD or getpid() != PID:
         return
-    if figures is not None and isinstance(value, getattr(figures, "Figure", ())):
+    if isinstance(value, getattr(modules.get("matplotlib.figure"), "Figure", ())):
         buffer = BytesIO()
         value.savefig(buffer, format="png")
         data = buffer.getvalue()
-        if pyplot is not None:
-            pyplot.close(value)
+        if "matplotlib.pyplot" in modules:
+            modules["matplotlib.pyplot"].close(value)
     elif hasattr(type(value), "_repr_png_"):
         data = value._repr_png_()
         data = data[0] if isinstance(data, tuple) else data
     if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
-        pieces = [to_base64(data[at : at + IMAGE_PART], newline=False) for at in range(0, len(data), IMAGE_PART)]
+        text = late_import("binascii").b2a_base64(data, newline=False).decode()
+        pieces = [text[at : at + PART_CHARS] for at in range(0, len(text), PART_CHARS)]
         more = [True] * (len(pieces) - 1) + [False]
-        send_in_cell({"op": "image", "data": piece.decode(), "more": left} for piece, left in zip(pieces, more))
-
-sys.meta_path.insert(0, PyplotFinder)
-sys.meta_path.append(Installer)
+        send_in_cell({"op": "image", "data": piece, "more": left} for piece, left in zip(pieces, more))
 
 # -- what is told of an exception -----------------------------------------------------------------------------------
 
 def report(error):
-    """(text, exit code) of what a cell raised."""
-    answer, failed = guarded(lambda: describe(error))
+    """(text, exit code) of how a cell ended."""
+    told, failed = guarded(lambda: describe(error))
     if failed is None:
-        return answer
+        return told
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its class says of itself
     return "%s: its traceback can't be shown" % name, 1  # its __str__ raised, `traceback` was patched, …
 
@@ -538,72 +466,62 @@ def describe(error):
 
 def format_error(error):
     """The traceback as Python prints it, without the frames of this file."""
+    if type(error) is SyntaxError and error.text is None and error.filename in guards and error.lineno:
+        error.text = sources[error.filename][2][error.lineno - 1]  # `compile` has none where it compiles a tree
     first = error.__traceback__
-    while first is not None and first.tb_frame.f_code.co_filename[:6] not in ("<cell ", "<start"):
+    while first is not None and not is_cell(first.tb_frame):
         first = first.tb_next  # ours, and the event loop's
     shown = TracebackException(type(error), error, first)
-    pending, seen = [shown], set()
-    while pending:
-        part = pending.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if frame.filename != OURS]
-        pending += [part.__cause__, part.__context__] + list(getattr(part, "exceptions", None) or ())
-    lines = shown.format() if shown.stack else shown.format_exception_only()  # a SyntaxError of the cell's own
-    return "".join(lines).rstrip("\n")
+    parts = shown.format_exception_only() if first is None else shown.format()  # a SyntaxError of the cell's own
+    ours = 'File "%s", line ' % is_cell.__code__.co_filename
+    return "".join(part for part in parts if not part.lstrip(" |").startswith(ours)).rstrip("\n")
 
 # -- requests -------------------------------------------------------------------------------------------------------
 
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))
 
-def list_vars():
+def list_vars(_request):
     return plain(", ".join(visible_names())) or "No variables defined"
 
-def reset():
-    count = len(visible_names())
-    for name in list(scope):
-        if name not in first_scope:
-            scope.pop(name, None)
+def reset(_request):
+    removed = len(visible_names())
+    for name in set(scope) - set(first_scope):
+        scope.pop(name, None)
     scope.update(first_scope)
-    return "Scope cleared (%d items removed)" % count
+    return "Scope cleared (%d items removed)" % removed
 
-unanswered = False  # a request is being served
+OPERATIONS = {"run": run_cell, "startup": run_cell, "list_vars": list_vars, "reset": reset}
 
 def serve(request):
-    global cells, interrupted, unanswered
+    global interrupted, unanswered
     interrupted, unanswered = False, True
-    operation, notes = request["op"], []
-    for name in [name for name in asked if not asked[name]]:
-        del asked[name]
-    if "code" in request:
-        cells += operation == "run"
-        result, error = run_cell(request["code"], "<startup script>" if operation == "startup" else "<cell %d>" % cells)
-    else:
-        result, error = guarded({"list_vars": list_vars, "reset": reset}[operation])
-    text, code = (None, 0) if error is None else report(error)
-    flush_streams()
-    mend_streams(notes)
-    if notes:
-        flush_streams()  # what could not be written before
-    find_c_code()
-    if flush_c is not None:
-        flush_c()
-    missing = error.name if type(error) is ModuleNotFoundError else None
-    if type(missing) is not str or missing in asked or not is_package(missing):
-        missing = None
-    answer(result, text, code, notes, missing)
+    asked.clear()
+    result, error = guarded(lambda: OPERATIONS[request["op"]](request))
+    if "matplotlib" in modules and "code" in request:
+        _, failed = guarded(show_figures)
+        error = failed if error is None else error
+    answer(result, error)
 
-def answer(result, error, code, notes, missing=None):
+def answer(result, error):
     global unanswered
+    text, code = (None, 0) if error is None else report(error)
+    if getpid() != PID:  # a child of os.fork fell through the cell's end: it leaves as at a script's, and says nothing
+        guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
+        flush_streams()
+        _exit(code)
+    flush_streams()
+    notes = mend_streams()
+    flush_streams()  # what could not be written before
+    flush_libc()
+    missing = error.name if type(error) is ModuleNotFoundError and is_package(error.name) else None
     sent = 0
-    while result is not None and len(result) - sent > PART_CHARS:
+    while result and len(result) - sent > PART_CHARS:
         send({"op": "part", "text": result[sent : sent + PART_CHARS]})
         sent += PART_CHARS
     unanswered = False
-    send({"op": "done", "result": result and result[sent:], "error": error, "exit": code, "notes": notes,
-          "missing": missing})
+    send({"op": "done", "result": result and result[sent:], "error": text, "exit": code, "notes": notes,
+          "missing": None if missing in asked else missing})
 
 def main():
     send({"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3]})
@@ -612,18 +530,17 @@ def main():
             request = receive()
             if request is None:
                 return
-            if request["op"] != "installed":  # a late one: its cell was interrupted
+            if request["op"] in OPERATIONS:  # not `installed` that comes late: its cell was interrupted
                 serve(request)
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
-            text, code = report(error)
             if leads_to(control) != server:
                 raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
             if unanswered:
-                answer(None, text, code, [])
+                answer(None, error)
             else:
+                text, _ = report(error)
                 guarded(lambda: sys.stderr.write("%s\n" % text))
 
-for name in [name for name in scope if not name.startswith("__")]:
-    del scope[name]  # the bootstrap's own
-first_scope = dict(scope)
+first_scope = {name: value for name, value in scope.items() if name.startswith("__")}
+reset(None)  # of what the bootstrap left there
 main()
