@@ -7,8 +7,7 @@ namespace of its own, whose builtins are a private copy: whatever user code does
 Protocol: one JSON object a line, UTF-8, on the control socket. It arrives as descriptor 0 and is at once moved to a
 private close-on-exec descriptor (I6). The server sends a request and waits for `done` before it sends the next.
 
-    server -> worker   {"op": "run", "code": text}         run a cell
-                       {"op": "startup", "code": text}     the same for the startup script, which is no numbered cell
+    server -> worker   {"op": "run", "code": text}, {"op": "startup", "code": text}    a cell; the startup script
                        {"op": "list_vars"}, {"op": "reset"}
                        {"op": "installed", "number": n, "done": bool}    the answer to `install`
     worker -> server   {"op": "ready", "version": text}    once, before anything else
@@ -18,9 +17,9 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
                        {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text],
                         "missing": name or null}           a module that was not found, and that was not asked for
 
-Output does not travel here: descriptors 1 and 2 are pipes that the server drains. `done` is sent after everything
-the cell wrote has been flushed into them, so what the pipes hold at that moment is the whole of it (I4). End of file
-on the control socket means: leave. The worker starts no thread (I7).
+Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after everything the cell wrote has been
+flushed into them, so what they hold at that moment is the whole of it (I4). End of file on the control socket means:
+leave. The worker starts no thread (I7).
 """
 import sys
 import os
@@ -36,7 +35,7 @@ import linecache
 from _frozen_importlib_external import PathFinder
 from _signal import SIGINT, getsignal, signal  # those of `signal` convert to enums, which is slow
 from _thread import get_ident
-from io import BufferedReader, BytesIO, RawIOBase, StringIO, TextIOWrapper
+from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count
 from os import _exit, dup2, fstat, getpid, read, write  # by name, for user code may patch the module
 from traceback import TracebackException
@@ -68,30 +67,19 @@ PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules = sys.modules
 scope = modules["__main__"].__dict__
-cells = 0  # how many have run: the next is `<cell N>`
+cells, installs = count(1), count(1)  # numbers of cells, and of requests for an install
 received = []  # from the control socket, beyond the last line
 unanswered = False  # a request is being served
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
 
-class EmptyStdin(RawIOBase):
-    """Below sys.stdin: whoever reads is told at once why there is nothing, instead of waiting for ever."""
+class EmptyStdin(FileIO):
+    """Below sys.stdin: whoever reads is told at once why there is nothing."""
 
-    name = "<stdin>"
-
-    def fileno(self):
-        return 0
-
-    def readable(self):
-        return True
-
-    def readinto(self, _buffer):
+    def refuse(self, *_):
         raise EOFError("stdin is empty: cells have no input, pass the value in code instead of asking for it")
 
-def open_stream(descriptor):
-    if descriptor == 0:
-        return TextIOWrapper(BufferedReader(EmptyStdin()), "utf-8")
-    return open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    read = readall = readinto = refuse
 
 def leads_to(descriptor):
     """What a descriptor is open to, by device and inode; None where it is closed."""
@@ -104,61 +92,58 @@ def leads_to(descriptor):
 control = os.dup(0)
 spares = os.open(os.devnull, os.O_RDONLY), os.dup(1), os.dup(2)  # close-on-exec as control is (PEP 446)
 dup2(spares[0], 0)
-server, places = leads_to(control), [leads_to(spare) for spare in spares]
-own_streams = sys.stdout, sys.stderr
-for stream in own_streams:
+server = leads_to(control)
+for stream in sys.stdout, sys.stderr:
     stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-sys.stdin = open_stream(0)
+sys.stdin = None
+own_streams = None, sys.stdout, sys.stderr
 
-def flush_streams():
+def flush(stream):
     """User code may have put anything in place of the streams: what flushing that raises is not the cell's affair."""
-    for stream in own_streams + (getattr(sys, "stdout", None), getattr(sys, "stderr", None)):
-        try:
-            stream.flush()
-        except BaseException:
-            pass
+    try:
+        stream.flush()
+    except BaseException as error:
+        return error
 
-def mend_streams():
-    """Puts back what the cell closed or redirected for good, so that the next cell is heard (I4). Returns notes."""
+def settle_streams():
+    """Sends all that was printed into the pipes, and puts back what was closed or redirected for good (I4)."""
     notes = []
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        if leads_to(descriptor) != places[descriptor]:
+        own, stream = own_streams[descriptor], getattr(sys, name, None)
+        flush(own)
+        failed = flush(stream)
+        if leads_to(descriptor) != leads_to(spares[descriptor]):
             dup2(spares[descriptor], descriptor)
             notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
-        stream = getattr(sys, name, None)
-        try:
-            broken = stream is None or (type(stream) is TextIOWrapper and stream.closed)
-        except ValueError:  # it was detached
-            broken = True
-        if broken:
-            setattr(sys, name, open_stream(descriptor))
+            flush(own)  # again, with what could not be written before
+            flush(stream)
+        closed = type(stream) is TextIOWrapper and type(failed) is ValueError  # or detached
+        if descriptor == 0 and (stream is None or closed):
+            sys.stdin = TextIOWrapper(BufferedReader(EmptyStdin(0, closefd=False)), "utf-8")
+        elif stream is None or closed:
+            setattr(sys, name, open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False))
     return notes
 
-modules_seen, flush_c = 0, None
-
-def may_write_in_c(name):
-    module = modules.get(name)
-    file = module.__dict__.get("__file__") if type(module) is ModuleType else None
-    return name == "_ctypes" or (type(file) is str and file.endswith(".so") and "/lib-dynload/" not in file)
+modules_seen, flush_c = 0, int  # which does nothing
 
 def flush_libc():
     """Flushes libc's stdout, once a module is loaded whose C code may write there: to load ctypes takes 5 ms.
-
-    fflush(stdout), never fflush(NULL), which waits for any stream that a thread is blocked on.
-    """
+    Never fflush(NULL), which waits for any stream that a thread is blocked on."""
     global modules_seen, flush_c
-    if flush_c is None and len(modules) != modules_seen:
+    if flush_c is int and len(modules) != modules_seen:
         modules_seen = len(modules)
-        if any(map(may_write_in_c, list(modules))):  # names alone: making pairs may collect garbage, which may import
+        # Names alone, at first: making pairs may collect garbage, which may import.
+        loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is ModuleType]
+        files = [names["__file__"] for names in loaded if type(names.get("__file__")) is str]
+        if "_ctypes" in modules or any(file.endswith(".so") and "/lib-dynload/" not in file for file in files):
             try:
                 ctypes = late_import("ctypes")
                 libc, symbol = ctypes.CDLL(None), "__stdoutp" if sys.platform == "darwin" else "stdout"
                 stdout, fflush = ctypes.c_void_p.in_dll(libc, symbol), libc.fflush
                 flush_c = lambda: fflush(stdout)  # noqa: E731
             except Exception:  # no libffi: such output is left to libc's own habits
-                flush_c = int  # does nothing
-    if flush_c is not None:
-        flush_c()
+                pass
+    flush_c()
 
 def out_of_project(action, *arguments):
     """Does what imports, or may: Python's own modules import others when they need them."""
@@ -177,9 +162,7 @@ def late_import(name):
 
 def receive():
     """The next request, or None at end of file. Reading goes on after a signal (PEP 475).
-
-    A handler or a thread of the user's may raise here; `map` keeps that from coming between a read and its result.
-    """
+    A handler or a thread of the user's may raise here; `map` keeps that from coming between a read and its result."""
     while not received or b"\n" not in received[-1]:
         received.extend(map(read, [control], [65536]))
         if not received[-1]:
@@ -188,19 +171,24 @@ def receive():
     received[:] = [rest] if rest else []
     return from_json(line.decode(), 0)[0]
 
-def send(frame):
-    data = (to_json(frame) + "\n").encode()
-    while data:
-        data = data[write(control, data) :]
+def send(frames):
+    """An interrupt of a cell waits for the end of that, for it would tear a frame, or part what belongs together."""
+    global instead
+    late, before = [], instead
+    instead = lambda: late.append(True)  # noqa: E731
+    try:
+        for frame in frames:
+            data = (to_json(frame) + "\n").encode()
+            while data:
+                data = data[write(control, data) :]
+    finally:
+        instead = before
+        if late:
+            on_sigint(SIGINT, None)
 
 def plain(text):
     """`text` as valid Unicode: a lone surrogate becomes its escape, a subclass of str its plain value."""
     return str.encode(text, "utf-8", "backslashreplace").decode()
-
-def keep_ends(text):
-    half, left_out = ERROR_CHARS // 2, len(text) - ERROR_CHARS
-    mark = "\n[mcp-py: … %d characters left out …]\n" % left_out
-    return text if left_out <= 0 else text[:half] + mark + text[-half:]
 
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
@@ -217,28 +205,13 @@ def on_sigint(_signal, _frame):
         armed, interrupted = False, True
         raise KeyboardInterrupt
 
-def send_in_cell(frames):
-    """Sends while a cell runs: an interrupt waits for the end of that, for it would tear a frame."""
-    global instead
-    late, before = [], instead
-    instead = lambda: late.append(True)  # noqa: E731
-    try:
-        for frame in frames:
-            send(frame)
-    finally:
-        instead = before
-        if late:
-            on_sigint(SIGINT, None)
-
 users_handler = on_sigint  # what user code put in place of ours: it holds during cells
 
 def guarded(action):
-    """Runs user code: the only place where SIGINT raises. Returns (value, None) or (None, what was raised).
-
-    An interrupt between any two of these lines ends up in the outer handler, which is disarmed by then.
-    """
+    """Runs user code: the only place where SIGINT raises. Returns (value, None) or ("", what was raised).
+    An interrupt between any two of these lines ends up in the outer handler, which is disarmed by then."""
     global armed, users_handler
-    value = error = None
+    error = None
     try:
         try:
             signal(SIGINT, users_handler)
@@ -247,7 +220,7 @@ def guarded(action):
         finally:
             armed = False
     except BaseException as raised:
-        armed, value, error = False, None, raised
+        armed, value, error = False, "", raised
     while True:  # the user's own handler may raise right here
         try:
             users_handler = getsignal(SIGINT)
@@ -293,28 +266,22 @@ def compile_cell(code, name):
     return compile(tree, name, "exec", ALLOW_AWAIT, True)
 
 def guarded_lines(tree):
-    """Where a failing import is expected: bodies of `try` with a handler that wide, and of `with suppress(...)`."""
+    """Where a failing import is expected: under `try` with a handler that wide, and `with suppress(…)` or the like."""
     nodes, lines = [tree], set()
     for node in nodes:  # there come more on the way
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
             nodes += getattr(node, field, ())
         caught = [handler.type for handler in getattr(node, "handlers", ())]
-        for call in [item.context_expr for item in getattr(node, "items", ())]:
-            if isinstance(call, _ast.Call) and name_of(call.func) == "suppress":
-                caught += call.args
+        for item in getattr(node, "items", ()):
+            caught += getattr(item.context_expr, "args", ())
         caught += [one for kind in caught for one in getattr(kind, "elts", ())]
-        if any(kind is None or name_of(kind) in WIDE for kind in caught):
+        if any(kind is None or getattr(kind, "attr", getattr(kind, "id", None)) in WIDE for kind in caught):
             lines.update(range(node.body[0].lineno, node.body[-1].end_lineno + 1))
     return lines
 
-def name_of(node):
-    return getattr(node, "attr", None) or getattr(node, "id", None)
-
 def run_cell(request):
     """Returns the repr of the last expression's value, nothing for None."""
-    global cells
-    cells += request["op"] == "run"
-    name = "<cell %d>" % cells if request["op"] == "run" else "<startup script>"
+    name = "<cell %d>" % next(cells) if request["op"] == "run" else "<startup script>"
     code = request["code"][request["code"].startswith("\ufeff") :]
     remember_source(code, name)
     compiled = compile_cell(code, name)
@@ -338,18 +305,15 @@ def run_task(code, scope):
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
     task = loop.create_task(eval(code, scope))
-
-    def ask_loop():
-        """The first interrupt waits for a place where it tears nothing; the next, 200 ms later, does not."""
+    def ask_loop():  # waits for a place where the interrupt tears nothing; the next one, 200 ms later, does not
         global instead
         instead = None
         loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))
-
     instead = ask_loop
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
-        error, place = raised, raised.__traceback__
+        error = raised
     finally:
         instead = None
     if not task.done():  # interrupted, somewhere in the loop: where the task was waiting is what matters
@@ -357,14 +321,14 @@ def run_task(code, scope):
         try:
             loop.run_until_complete(task)
         except BaseException as ending:
-            place = ending.__traceback__
+            error.__traceback__ = ending.__traceback__
     if not task.cancelled():
         task.exception()  # retrieved, so that asyncio does not report it again
-    raise error.with_traceback(place)
+    raise error
 
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
-asked, numbers = set(), count(1)  # names that this cell had asked for; numbers of requests
+asked = set()  # names that this cell has had asked for
 
 def find_package(name, path=None, target=None):
     """The last finder: has the server install what a cell's statement imports and nobody found."""
@@ -372,8 +336,8 @@ def find_package(name, path=None, target=None):
     if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
         return None
     asked.add(name)
-    number = next(numbers)
-    send_in_cell([{"op": "install", "number": number, "name": name}])
+    number = next(installs)
+    send([{"op": "install", "number": number, "name": name}])
     # An answer to a request that was interrupted may come first.
     if not next((answer["done"] for answer in iter(receive, None) if answer["number"] == number), False):
         return None
@@ -439,11 +403,10 @@ def show_value(value):
         data = data[0] if isinstance(data, tuple) else data
     if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
         text = late_import("binascii").b2a_base64(data, newline=False).decode()
-        pieces = [text[at : at + PART_CHARS] for at in range(0, len(text), PART_CHARS)]
-        more = [True] * (len(pieces) - 1) + [False]
-        send_in_cell({"op": "image", "data": piece, "more": left} for piece, left in zip(pieces, more))
+        send({"op": "image", "data": text[at : at + PART_CHARS], "more": at + PART_CHARS < len(text)}
+             for at in range(0, len(text), PART_CHARS))
 
-# -- what is told of an exception -----------------------------------------------------------------------------------
+# -- requests and their answers -------------------------------------------------------------------------------------
 
 def report(error):
     """(text, exit code) of how a cell ended."""
@@ -456,7 +419,9 @@ def report(error):
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
     if not issubclass(type(error), SystemExit):
-        return keep_ends(plain(out_of_project(format_error, error))), 1
+        text, half = plain(out_of_project(format_error, error)), ERROR_CHARS // 2
+        mark = "\n[mcp-py: … %d characters left out …]\n" % (len(text) - ERROR_CHARS)
+        return (text if len(text) <= ERROR_CHARS else text[:half] + mark + text[-half:]), 1
     code = error.code
     if code is None or isinstance(code, int):
         code = int(code or 0)
@@ -475,8 +440,6 @@ def format_error(error):
     parts = shown.format_exception_only() if first is None else shown.format()  # a SyntaxError of the cell's own
     ours = 'File "%s", line ' % is_cell.__code__.co_filename
     return "".join(part for part in parts if not part.lstrip(" |").startswith(ours)).rstrip("\n")
-
-# -- requests -------------------------------------------------------------------------------------------------------
 
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))
@@ -508,39 +471,35 @@ def answer(result, error):
     text, code = (None, 0) if error is None else report(error)
     if getpid() != PID:  # a child of os.fork fell through the cell's end: it leaves as at a script's, and says nothing
         guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
-        flush_streams()
+        settle_streams()
         _exit(code)
-    flush_streams()
-    notes = mend_streams()
-    flush_streams()  # what could not be written before
+    notes = settle_streams()
     flush_libc()
     missing = error.name if type(error) is ModuleNotFoundError and is_package(error.name) else None
-    sent = 0
-    while result and len(result) - sent > PART_CHARS:
-        send({"op": "part", "text": result[sent : sent + PART_CHARS]})
-        sent += PART_CHARS
+    starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
+    send({"op": "part", "text": result[at : at + PART_CHARS]} for at in starts)
     unanswered = False
-    send({"op": "done", "result": result and result[sent:], "error": text, "exit": code, "notes": notes,
-          "missing": None if missing in asked else missing})
+    send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes,
+           "missing": None if missing in asked else missing}])
 
 def main():
-    send({"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3]})
+    send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3]}])
     while True:
         try:
-            request = receive()
-            if request is None:
-                return
-            if request["op"] in OPERATIONS:  # not `installed` that comes late: its cell was interrupted
-                serve(request)
+            for request in iter(receive, None):
+                if request["op"] in OPERATIONS:  # not `installed` that comes late: its cell was interrupted
+                    serve(request)
+            return
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
             if leads_to(control) != server:
                 raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
             if unanswered:
-                answer(None, error)
+                answer("", error)
             else:
                 text, _ = report(error)
                 guarded(lambda: sys.stderr.write("%s\n" % text))
 
+settle_streams()
 first_scope = {name: value for name, value in scope.items() if name.startswith("__")}
 reset(None)  # of what the bootstrap left there
 main()
