@@ -44,8 +44,7 @@ from types import ModuleType, SimpleNamespace
 # `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it; under PYTHONSAFEPATH it lacks the ''.
 sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [os.getcwd()] + LAUNCH_PATH  # noqa: F821
 
-decoder, to_json = json.JSONDecoder(), json.JSONEncoder(ensure_ascii=False).encode
-from_json = getattr(decoder, "scan_once", decoder.raw_decode)
+to_json, from_json = json.JSONEncoder(ensure_ascii=False).encode, json.JSONDecoder().raw_decode
 if getattr(json.encoder, "c_make_encoder", None) is not None:  # not on PyPy; in C, hence out of reach of patches
     in_c = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
     to_json = lambda frame: "".join(in_c(frame, 0))  # noqa: E731
@@ -57,7 +56,7 @@ ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
 CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
-RESULT = "<result>"  # no identifier: no name of the user's
+RESULT = "__<result>"  # where a cell puts its last value, for a moment: no identifier, so none of the user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
@@ -67,9 +66,14 @@ PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules = sys.modules
 scope = modules["__main__"].__dict__
-cells, installs = count(1), count(1)  # numbers of cells, and of requests for an install
+
+cells, installs = count(1), count(1)  # numbers: of cells, of requests for an install
 received = []  # from the control socket, beyond the last line
-unanswered = False  # a request is being served
+unanswered = False  # whether a request is being served
+asked = set()  # what this cell has had asked for
+guards = {}  # by cell: the lines in which a failing import is expected
+kept = [(0, "")]  # the cells whose lines are kept, oldest first: the characters of all up to its end, its name
+loop = None  # of top-level await: one for the interpreter's life
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
 
@@ -117,11 +121,9 @@ def settle_streams():
             notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
             flush(own)  # again, with what could not be written before
             flush(stream)
-        closed = type(stream) is TextIOWrapper and type(failed) is ValueError  # or detached
-        if descriptor == 0 and (stream is None or closed):
-            sys.stdin = TextIOWrapper(BufferedReader(EmptyStdin(0, closefd=False)), "utf-8")
-        elif stream is None or closed:
-            setattr(sys, name, open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False))
+        if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
+            raw = open(descriptor, "wb", closefd=False) if descriptor else BufferedReader(EmptyStdin(0, closefd=False))
+            setattr(sys, name, TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
     return notes
 
 modules_seen, flush_c = 0, int  # which does nothing
@@ -169,10 +171,10 @@ def receive():
             return None
     line, _, rest = b"".join(received).partition(b"\n")
     received[:] = [rest] if rest else []
-    return from_json(line.decode(), 0)[0]
+    return from_json(line.decode())[0]
 
 def send(frames):
-    """An interrupt of a cell waits for the end of that, for it would tear a frame, or part what belongs together."""
+    """An interrupt waits until all are on their way: it would tear one, or leave a picture without its end."""
     global instead
     late, before = [], instead
     instead = lambda: late.append(True)  # noqa: E731
@@ -210,31 +212,27 @@ users_handler = on_sigint  # what user code put in place of ours: it holds durin
 def guarded(action):
     """Runs user code: the only place where SIGINT raises. Returns (value, None) or ("", what was raised).
     An interrupt between any two of these lines ends up in the outer handler, which is disarmed by then."""
-    global armed, users_handler
-    error = None
+    global armed, instead, users_handler
     try:
         try:
             signal(SIGINT, users_handler)
-            armed = not interrupted
-            value = action()
+            armed, instead = not interrupted, None
+            outcome = action(), None
         finally:
             armed = False
-    except BaseException as raised:
-        armed, value, error = False, "", raised
-    while True:  # the user's own handler may raise right here
+    except BaseException as error:
+        armed, outcome = False, ("", error)
+    while True:
         try:
             users_handler = getsignal(SIGINT)
             signal(SIGINT, on_sigint)
-            return value, error
-        except BaseException:
+            return outcome
+        except BaseException:  # by the user's own handler, right here
             continue
 
 signal(SIGINT, on_sigint)
 
 # -- cells ----------------------------------------------------------------------------------------------------------
-
-guards = {}  # by cell: the lines in which a failing import is expected
-kept = [(0, "")]  # the cells whose lines are kept: how many characters there were up to its end, and its name
 
 def remember_source(code, name):
     """Registers a cell's lines with linecache, under no file's modification time, so that they are never checked."""
@@ -258,7 +256,7 @@ def compile_cell(code, name):
     except IndentationError:
         flush_left = late_import("textwrap").dedent(code)
         tree = compile(flush_left, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
-    guards[name] = guarded_lines(tree)
+    guards[name] = guarded_lines(tree) if "except" in code or "with" in code else ()
     last = tree.body[-1] if tree.body else None
     if isinstance(last, _ast.Expr):
         place = {field: getattr(last, field) for field in last._attributes}
@@ -286,16 +284,12 @@ def run_cell(request):
     remember_source(code, name)
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
-    value = None
-    try:
-        value = (run_task if compiled.co_flags & CO_COROUTINE else eval)(compiled, scope)
-    finally:
-        value = scope.pop(RESULT, value)
+    scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
+    value = (run_task if compiled.co_flags & CO_COROUTINE else eval)(compiled, scope)
+    value = scope.pop(RESULT, value)
     text = "" if value is None else plain(repr(value))
     show_value(value)
     return text
-
-loop = None  # of top-level await: one for the interpreter's life
 
 def run_task(code, scope):
     """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
@@ -304,12 +298,12 @@ def run_task(code, scope):
     if loop is None or loop.is_closed():
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
-    task = loop.create_task(eval(code, scope))
     def ask_loop():  # waits for a place where the interrupt tears nothing; the next one, 200 ms later, does not
         global instead
         instead = None
         loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))
-    instead = ask_loop
+    instead = ask_loop  # before there is a task: none must be left that did not run
+    task = loop.create_task(eval(code, scope))
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
@@ -328,8 +322,6 @@ def run_task(code, scope):
 
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
-asked = set()  # names that this cell has had asked for
-
 def find_package(name, path=None, target=None):
     """The last finder: has the server install what a cell's statement imports and nobody found."""
     wanted = armed and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
@@ -339,7 +331,7 @@ def find_package(name, path=None, target=None):
     number = next(installs)
     send([{"op": "install", "number": number, "name": name}])
     # An answer to a request that was interrupted may come first.
-    if not next((answer["done"] for answer in iter(receive, None) if answer["number"] == number), False):
+    if not next((reply["done"] for reply in iter(receive, None) if reply["number"] == number), False):
         return None
     PathFinder.invalidate_caches()
     return PathFinder.find_spec(name)
@@ -477,7 +469,8 @@ def answer(result, error):
     flush_libc()
     missing = error.name if type(error) is ModuleNotFoundError and is_package(error.name) else None
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
-    send({"op": "part", "text": result[at : at + PART_CHARS]} for at in starts)
+    for at in starts:
+        send([{"op": "part", "text": result[at : at + PART_CHARS]}])
     unanswered = False
     send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes,
            "missing": None if missing in asked else missing}])
