@@ -37,7 +37,7 @@ from _signal import SIGINT, getsignal, signal  # those of `signal` convert to en
 from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count
-from os import _exit, dup2, fstat, getpid, read, write  # by name, for user code may patch the module
+from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
 from traceback import TracebackException
 from types import ModuleType, SimpleNamespace
 
@@ -56,7 +56,7 @@ ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
 CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
-RESULT = "__<result>"  # where a cell puts its last value, for a moment: no identifier, so none of the user's
+RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
@@ -96,11 +96,11 @@ def leads_to(descriptor):
 control = os.dup(0)
 spares = os.open(os.devnull, os.O_RDONLY), os.dup(1), os.dup(2)  # close-on-exec as control is (PEP 446)
 dup2(spares[0], 0)
-server = leads_to(control)
+server, *places = map(leads_to, (control,) + spares)
 for stream in sys.stdout, sys.stderr:
     stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-sys.stdin = None
-own_streams = None, sys.stdout, sys.stderr
+own_streams = sys.stdin, sys.stdout, sys.stderr
+sys.stdin = None  # until settle_streams
 
 def flush(stream):
     """User code may have put anything in place of the streams: what flushing that raises is not the cell's affair."""
@@ -110,13 +110,13 @@ def flush(stream):
         return error
 
 def settle_streams():
-    """Sends all that was printed into the pipes, and puts back what was closed or redirected for good (I4)."""
+    """Sends what was printed into the pipes, and puts back what was closed or redirected for good (I4). The notes."""
     notes = []
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         own, stream = own_streams[descriptor], getattr(sys, name, None)
         flush(own)
         failed = flush(stream)
-        if leads_to(descriptor) != leads_to(spares[descriptor]):
+        if leads_to(descriptor) != places[descriptor]:
             dup2(spares[descriptor], descriptor)
             notes.append("descriptor %d was closed or redirected by the cell; it leads here again" % descriptor)
             flush(own)  # again, with what could not be written before
@@ -134,7 +134,7 @@ def flush_libc():
     global modules_seen, flush_c
     if flush_c is int and len(modules) != modules_seen:
         modules_seen = len(modules)
-        # Names alone, at first: making pairs may collect garbage, which may import.
+        # By the names, for to make pairs of them and the modules may collect garbage, which may import.
         loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is ModuleType]
         files = [names["__file__"] for names in loaded if type(names.get("__file__")) is str]
         if "_ctypes" in modules or any(file.endswith(".so") and "/lib-dynload/" not in file for file in files):
@@ -196,7 +196,7 @@ def plain(text):
 
 armed = False  # whether SIGINT raises: only while user code runs, and once a cell
 interrupted = False  # whether it has, in this cell
-instead = None  # what SIGINT does at first where it must not raise at once
+instead = None  # of raising: what SIGINT does where that would tear something
 
 def on_sigint(_signal, _frame):
     """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell."""
@@ -264,9 +264,9 @@ def compile_cell(code, name):
     return compile(tree, name, "exec", ALLOW_AWAIT, True)
 
 def guarded_lines(tree):
-    """Where a failing import is expected: under `try` with a handler that wide, and `with suppress(…)` or the like."""
+    """Where a failing import is expected: under `try` with a handler that wide, `with suppress(…)` or the like."""
     nodes, lines = [tree], set()
-    for node in nodes:  # there come more on the way
+    for node in nodes:  # which grows meanwhile
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
             nodes += getattr(node, field, ())
         caught = [handler.type for handler in getattr(node, "handlers", ())]
@@ -278,7 +278,7 @@ def guarded_lines(tree):
     return lines
 
 def run_cell(request):
-    """Returns the repr of the last expression's value, nothing for None."""
+    """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
     name = "<cell %d>" % next(cells) if request["op"] == "run" else "<startup script>"
     code = request["code"][request["code"].startswith("\ufeff") :]
     remember_source(code, name)
@@ -375,14 +375,14 @@ sys.meta_path.append(SimpleNamespace(find_spec=find_package))
 
 def show_figures(*_, **__):
     """plt.show, also at a cell's end: sends the open figures and closes them."""
-    pyplot = modules.get("matplotlib.pyplot")
+    pyplot = modules.get("matplotlib.pyplot") if get_ident() == MAIN_THREAD else None
     for number in getattr(pyplot, "get_fignums", list)():
         show_value(pyplot.figure(number))
 
 def show_value(value):
     """Sends the picture of a figure, which is closed, or of what has one for notebooks."""
     data = None
-    if get_ident() != MAIN_THREAD or getpid() != PID:
+    if getpid() != PID:
         return
     if isinstance(value, getattr(modules.get("matplotlib.figure"), "Figure", ())):
         buffer = BytesIO()
