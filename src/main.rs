@@ -151,6 +151,7 @@ const _: () = assert!(EOF_GRACE.as_millis() < SIGNAL_GRACE.as_millis());
 /// Newest first. The versions before 2026-07-28 open with `initialize`.
 const MODERN: &str = "2026-07-28";
 const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+const VERSIONS: [&str; 5] = [MODERN, LEGACY[0], LEGACY[1], LEGACY[2], LEGACY[3]];
 const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists: they never vary while we run
 
 // ── 2. Main and roles ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -449,10 +450,11 @@ impl Server {
     fn run_tool(&mut self, key: u64, tool: &Tool, given: Object) -> Result<(), String> {
         let given = tool.check(given)?;
         match tool.run {
-            Run::Cell(request) => {
+            Run::Cell(op) => {
                 let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
                 let name = text(&given, "interpreter").unwrap_or(BUILTIN);
-                self.run_cell(name, Cell { key, request: request(&given), timeout })
+                let request = given.get("code").map_or(json!({"op": op}), |code| json!({"op": op, "code": code}));
+                self.run_cell(name, Cell { key, request, timeout })
             }
             Run::Errand(handler) => self.errand(move || {
                 let result = handler(key, &given).unwrap_or_else(|why| tool_text(&why, true));
@@ -620,29 +622,28 @@ impl Outbox {
 // before it, whether or not `initialize` came first. Both may mix on one connection.
 
 const INSTRUCTIONS: &str = "\
-One persistent Python. `execute` runs a cell in the interpreter `builtin` (or another, by name): variables, imports \
-and functions stay until `reset`, and the last expression is the answer. Cells of one interpreter run one after the \
-other, interpreters run side by side. A cell may run 600 seconds unless `timeout` says otherwise; an interrupted cell \
-keeps its variables. Output over 25,000 characters is shown with its head and tail, and is whole in the file that the \
-answer names. What a cell of `builtin` imports is installed if it is missing, and matplotlib's figures come as \
-images. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be named as `interpreter` \
-straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
+One persistent Python. `execute` runs a cell in the interpreter `builtin`, or in another by name: variables, imports \
+and functions stay until `reset`. Cells of one interpreter run one after the other, interpreters run side by side. A \
+cell may run 600 seconds unless `timeout` says otherwise; an interrupted one keeps its variables. Output over 25,000 \
+characters is shown with its head and tail, and is whole in the file that the answer names. What a cell of `builtin` \
+imports is installed if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
+named as `interpreter` straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
 /// A JSON-RPC error: code, message, data (null for none).
 type Failure = (i64, String, Value);
 
-fn refuse<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
-    Err((code, message.into(), Value::Null))
+fn invalid<T>(why: impl Into<String>) -> Result<T, Failure> {
+    Err((rpc::INVALID_PARAMS, why.into(), Value::Null))
 }
 
 impl Server {
     fn take_line(&mut self, line: &[u8]) {
         match rpc::parse(line) {
-            rpc::Message::Request { id, method, params } => match self.request(&id, &method, &params) {
-                Ok(None) => {}
-                Ok(Some(result)) => self.desk.send(&rpc::response(&id, result)),
-                Err((code, message, data)) => self.desk.send(&rpc::error(Some(&id), code, &message, data)),
-            },
+            rpc::Message::Request { id, method, params } => {
+                if let Err((code, message, data)) = self.request(&id, &method, &params) {
+                    self.desk.send(&rpc::error(Some(&id), code, &message, data));
+                }
+            }
             rpc::Message::Notification { method, params } => {
                 self.begin();
                 if method == "notifications/cancelled" {
@@ -661,122 +662,103 @@ impl Server {
         }
     }
 
-    /// The result of a request; None where it is answered later.
-    fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<Option<Value>, Failure> {
+    /// Answers a request, or has it answered later.
+    fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<(), Failure> {
         if method != "server/discover" {
             self.begin();
         }
         if !(params.is_object() || params.is_null()) {
-            return refuse(rpc::INVALID_PARAMS, "params must be an object");
+            return invalid("params must be an object");
         }
         let modern = is_modern(method, &params["_meta"])?;
-        let mut result = match (method, modern) {
+        let internal = |why| (rpc::INTERNAL_ERROR, why, Value::Null);
+        let result = match (method, modern) {
             ("initialize", false) => {
-                let asked = &params["protocolVersion"];
-                let version = LEGACY.into_iter().find(|known| asked == *known).unwrap_or(LEGACY[0]);
+                let version = LEGACY.into_iter().find(|known| params["protocolVersion"] == *known).unwrap_or(LEGACY[0]);
                 self.agreed = Some(version);
                 json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
                        "instructions": INSTRUCTIONS})
             }
             ("ping", false) => json!({}),
             ("server/discover", true) => {
-                json!({"supportedVersions": versions(), "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
+                json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
             }
-            ("subscriptions/listen", true) => return self.listen(id, params).map(|()| None),
-            ("tools/list", _) if !params["cursor"].is_null() => {
-                return refuse(rpc::INVALID_PARAMS, "unknown cursor: all tools are on one page");
+            ("subscriptions/listen", true) if !params["notifications"].is_object() => {
+                return invalid("subscriptions/listen: notifications must be an object");
             }
+            ("subscriptions/listen", true) => {
+                let room = self.desk.listening.len() < ERRANDS_MAX;
+                ensure(room, || format!("{ERRANDS_MAX} subscriptions are open already")).map_err(internal)?;
+                self.desk.listening.push(id.clone()); // open, but nothing is granted, for nothing here changes
+                let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
+                self.desk.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
+                return Ok(());
+            }
+            ("tools/list", _) if !params["cursor"].is_null() => return invalid("unknown cursor: there is one page"),
             ("tools/list", _) => {
                 let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, None);
                 let list = move || {
-                    let mut result = json!({"tools": tool_list()});
-                    if modern {
-                        cache(&mut result);
-                    }
+                    let result = json!({"tools": *TOOL_LIST});
                     post(move |server| server.desk.answer(key, result));
                 };
-                return self.errand(list).map(|()| None).or_else(|why| refuse(rpc::INTERNAL_ERROR, why));
+                return self.errand(list).map_err(internal);
             }
-            ("tools/call", _) => return self.tools_call(id, params, modern).map(|()| None),
-            _ => return refuse(rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here")),
+            ("tools/call", _) => return self.tools_call(id, params, modern),
+            _ => return Err((rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here"), Value::Null)),
         };
-        if modern {
-            cache(&mut result);
-        }
-        Ok(Some(in_era(result, modern)))
-    }
-
-    /// Nothing here changes while we run, so nothing is granted; the stream stays open as the client wants it.
-    fn listen(&mut self, id: &Value, params: &Value) -> Result<(), Failure> {
-        if !params["notifications"].is_object() {
-            return refuse(rpc::INVALID_PARAMS, "subscriptions/listen: notifications must be an object");
-        }
-        if self.desk.listening.len() >= ERRANDS_MAX {
-            return refuse(rpc::INTERNAL_ERROR, format!("{ERRANDS_MAX} subscriptions are open already"));
-        }
-        self.desk.listening.push(id.clone());
-        let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
-        self.desk.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
+        self.desk.send(&rpc::response(id, in_era(result, modern)));
         Ok(())
     }
 
     fn tools_call(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
-        let Some(tool) = find_tool(params["name"].as_str().unwrap_or_default()) else {
-            return refuse(rpc::INVALID_PARAMS, format!("tools/call: unknown tool {}", params["name"]));
-        };
+        let name = &params["name"];
+        let tool = find_tool(name.as_str().unwrap_or_default());
+        let Some(tool) = tool else { return invalid(format!("tools/call: unknown tool {name}")) };
         let arguments = match &params["arguments"] {
             Value::Null => Map::new(),
             Value::Object(arguments) => arguments.clone(),
-            _ => return refuse(rpc::INVALID_PARAMS, "tools/call: arguments must be an object"),
+            _ => return invalid("tools/call: arguments must be an object"),
         };
         let token = Some(&params["_meta"]["progressToken"]);
         let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
         let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, token);
-        if let Err(why) = self.run_tool(key, tool, arguments) {
-            self.desk.answer(key, tool_text(&why, true));
-        }
+        let started = self.run_tool(key, tool, arguments);
+        started.unwrap_or_else(|why| self.desk.answer(key, tool_text(&why, true)));
         Ok(())
     }
 }
 
 /// Which era serves a request, by its `_meta` (2026-07-28 basic/index, basic/versioning).
 fn is_modern(method: &str, meta: &Value) -> Result<bool, Failure> {
-    const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
-    const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
-    let needs = |key| refuse(rpc::INVALID_PARAMS, format!("{method}: _meta lacks {key:?}, or it is of a wrong type"));
-    let only_modern = matches!(method, "server/discover" | "subscriptions/listen") || !meta[CAPABILITIES_KEY].is_null();
-    match &meta[VERSION_KEY] {
-        Value::Null if !only_modern => Ok(false),
-        Value::String(version) if LEGACY.contains(&version.as_str()) => Ok(false),
-        Value::String(version) if version != MODERN => {
-            let data = json!({"supported": versions(), "requested": version});
+    const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+    const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+    let lacks = |key| invalid(format!("{method}: _meta lacks {key:?}, or it is of a wrong type"));
+    let must = matches!(method, "server/discover" | "subscriptions/listen") || !meta[CAPABILITIES].is_null();
+    match meta[VERSION].as_str() {
+        None if must || !meta[VERSION].is_null() => lacks(VERSION),
+        None => Ok(false),
+        Some(version) if LEGACY.contains(&version) => Ok(false),
+        Some(version) if version != MODERN => {
+            let data = json!({"supported": VERSIONS, "requested": version});
             Err((rpc::UNSUPPORTED_VERSION, format!("protocol version {version:?} is not supported"), data))
         }
-        Value::String(_) if meta[CAPABILITIES_KEY].is_object() => Ok(true),
-        Value::String(_) => needs(CAPABILITIES_KEY),
-        _ => needs(VERSION_KEY),
+        Some(_) if meta[CAPABILITIES].is_object() => Ok(true),
+        Some(_) => lacks(CAPABILITIES),
     }
-}
-
-fn versions() -> Vec<&'static str> {
-    [MODERN].into_iter().chain(LEGACY).collect()
 }
 
 fn server_info() -> Value {
     json!({"name": NAME, "title": "Python Interpreter (mcp-py)", "version": VERSION})
 }
 
-/// Lists never vary while we run.
-fn cache(result: &mut Value) {
-    result["ttlMs"] = json!(CACHE_MS);
-    result["cacheScope"] = json!("private");
-}
-
-/// A result as its era wants it.
+/// A result as its era wants it. A modern client may keep a list: ours never vary while we run.
 fn in_era(mut result: Value, modern: bool) -> Value {
     if modern {
         result["resultType"] = json!("complete");
         result["_meta"] = json!({"io.modelcontextprotocol/serverInfo": server_info()});
+        if result.get("tools").or(result.get("supportedVersions")).is_some() {
+            (result["ttlMs"], result["cacheScope"]) = (json!(CACHE_MS), json!("private"));
+        }
     }
     result
 }
@@ -791,8 +773,8 @@ struct Tool {
 
 #[derive(Clone, Copy)]
 enum Run {
-    /// In an interpreter, in turn: what its worker is asked (worker.py has the protocol).
-    Cell(fn(&Object) -> Value),
+    /// In an interpreter, in turn: the `op` that its worker is asked for (worker.py has the protocol).
+    Cell(&'static str),
     /// As an errand, for it looks at files or processes; with the call's key and arguments.
     Errand(fn(u64, &Object) -> Outcome),
 }
@@ -807,119 +789,89 @@ fn text<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
 }
 
 #[rustfmt::skip] // a table
-fn tools() -> &'static [Tool] {
-    static TOOLS: OnceLock<Vec<Tool>> = OnceLock::new();
-    TOOLS.get_or_init(|| {
-        let string = |description| json!({"type": "string", "description": description});
-        let flag = |description| json!({"type": "boolean", "description": description});
-        let which = || json!({
-            "interpreter": string("Which interpreter; \"builtin\" when left out. list_interpreters names them."),
-        });
-        let interpreter = structure(&[
-            ("string", "name source state"), ("boolean", "has_startup_script"), ("integer null", "pid"),
-            ("string null", "python_path cwd description started_at uptime python_version"),
-        ]);
-        let session = structure(&[
-            ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
-            ("integer null", "claude_pid host_pid"), ("integer", "server_pid"), ("boolean", "verified"),
-            ("string", "started_at uptime version"),
-        ]);
-        let list = json!({"type": "object", "required": ["result"], "properties": {
-            "result": {"type": "array", "items": interpreter},
-        }});
-        let mut execute = which();
-        execute["code"] = string("Python source, any number of lines.");
-        execute["timeout"] = json!({"type": "number", "minimum": 0, "maximum": SECONDS.end(), "description":
-            "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."});
-        vec![
-            tool("execute", "Execute Python Code", "", Run::Cell(|given| json!({"op": "run", "code": given["code"]})),
-                &["code"], execute, ("_meta", json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT})), "\
-Run Python code in a persistent interpreter. Variables, imports, functions stay for later calls (until `reset`); the \
-value of the last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as \
-text, open matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, \
-time-out or exit() ends the cell, not the interpreter; if the process itself dies, the answer says so and the \
-variables are gone. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
-that holds all of it."),
-            tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell(|_| json!({"op": "reset"})),
-                &[], which(), NOTHING, "\
+static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
+    let typed = |kind, description| json!({"type": kind, "description": description});
+    let which = json!({"interpreter": typed("string", "Which one, \"builtin\" if left out; see list_interpreters.")});
+    let interpreter = structure(&[
+        ("string", "name source state"), ("boolean", "has_startup_script"), ("integer null", "pid"),
+        ("string null", "python_path cwd description started_at uptime python_version"),
+    ]);
+    let session = structure(&[
+        ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
+        ("integer null", "claude_pid host_pid"), ("integer", "server_pid"), ("boolean", "verified"),
+        ("string", "started_at uptime version"),
+    ]);
+    let list = json!({"type": "array", "items": interpreter});
+    let list = json!({"type": "object", "properties": {"result": list}, "required": ["result"]});
+    vec![
+        tool("execute", "Execute Python Code", "", Run::Cell("run"), &["code"], json!({
+            "code": typed("string", "Python source, any number of lines."),
+            "interpreter": which["interpreter"],
+            "timeout": {"type": "number", "minimum": 0, "maximum": SECONDS.end(), "description":
+                "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
+        }), "\
+Run Python code in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the \
+last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
+matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out \
+or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
+Output over 25,000 characters is shown with its head and tail and ends with the path of a file that holds all of it."
+        ).with("_meta", json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT})),
+        tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell("reset"), &[], which.clone(), "\
 Delete all variables, functions and imports of an interpreter. Its process goes on."),
-            tool("list_vars", "List Python Variables", "read-only idempotent",
-                Run::Cell(|_| json!({"op": "list_vars"})), &[], which(), NOTHING, "\
+        tool("list_vars", "List Python Variables", "read-only", Run::Cell("list_vars"), &[], which, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
-            tool("get_session_info", "Get Session Info", "read-only idempotent", Run::Errand(get_session_info),
-                &[], json!({}), ("outputSchema", session), "\
-What this server knows of its session: host process, project, output directory, transcript, uptime."),
-            tool("add_interpreter", "Add External Interpreter", "", Run::Errand(add_interpreter),
-                &["name", "python_path"], json!({
-                "name": string("1 to 64 of A-Z a-z 0-9 . _ -"),
-                "python_path": string("The Python executable; may be relative to the project, and start with ~."),
-                "cwd": string("Working directory; may be relative to the project, and start with ~."),
-                "env": {"type": "object", "additionalProperties": {"type": "string"}, "description":
-                    "Environment variables to add, as an object of strings."},
-                "startup_script": string("Python code to run at each start; if it raises, the start fails."),
-                "description": string("What it is for."),
-                "save": flag("Keep it for later sessions. Default false."),
-            }), ("outputSchema", interpreter), "\
-Start another Python, such as a project's virtual environment, as a process beside the builtin one; then pass its \
-name as `interpreter`. With save it is there in later sessions too. Adding a running one again with the same path is \
-fine; a saved one is started with its saved settings, and what is given here replaces them for this run."),
-            tool("stop_interpreter", "Stop Interpreter", "destructive", Run::Errand(stop_interpreter),
-                &["name"], json!({
-                "name": string("Which one."),
-                "remove": flag("Also delete its saved configuration. Default false."),
-            }), NOTHING, "\
+        tool("get_session_info", "Get Session Info", "read-only", Run::Errand(get_session_info), &[], json!({}), "\
+This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", session),
+        tool("add_interpreter", "Add External Interpreter", "", Run::Errand(add_interpreter),
+            &["name", "python_path"], json!({
+            "name": typed("string", "1 to 64 of A-Z a-z 0-9 . _ -"),
+            "python_path": typed("string", "The Python executable; may be relative to the project or start with ~."),
+            "cwd": typed("string", "Working directory; may be relative to the project or start with ~."),
+            "env": {"type": "object", "additionalProperties": {"type": "string"}, "description":
+                "Environment variables to add, as an object of strings."},
+            "startup_script": typed("string", "Python code to run at each start; if it raises, the start fails."),
+            "description": typed("string", "What it is for."),
+            "save": typed("boolean", "Keep it for later sessions. Default false."),
+        }), "\
+Start another Python, such as a project's virtual environment, beside the builtin one; then pass its name as \
+`interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
+saved one starts with its saved settings; what is given replaces them for this run.").with("outputSchema", interpreter),
+        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::Errand(stop_interpreter), &["name"], json!({
+            "name": typed("string", "Which one."),
+            "remove": typed("boolean", "Also delete its saved configuration. Default false."),
+        }), "\
 End an interpreter's process: its variables are gone. A saved one stays in the list unless remove is true. The builtin \
 one can't be stopped; use reset."),
-            tool("list_interpreters", "List Interpreters", "read-only idempotent", Run::Errand(list_interpreters),
-                &[], json!({}), ("outputSchema", list), "\
-All interpreters: builtin, saved, added in this session, and those found in the project."),
-        ]
-    })
-}
+        tool("list_interpreters", "List Interpreters", "read-only", Run::Errand(list_interpreters), &[], json!({}), "\
+All interpreters: builtin, saved, added in this session, and those found in the project.").with("outputSchema", list),
+    ]
+});
 
-const NOTHING: (&str, Value) = ("", Value::Null);
-
-fn find_tool(name: &str) -> Option<&'static Tool> {
-    tools().iter().find(|tool| tool.shown["name"] == name)
-}
-
-/// The tools as tools/list shows them. Takes a `ps`: where a Claude on this machine is the host, it may use the client.
-fn tool_list() -> Vec<Value> {
-    let mut list: Vec<_> = tools().iter().map(|tool| tool.shown.clone()).collect();
-    if HOST.is_claude {
-        let own = env::current_exe().unwrap_or_default();
-        let name = find_on_path("mcp-py-client").map(|_| "mcp-py-client".into());
-        let name = name.unwrap_or_else(|| format!("{} client", own.display()));
-        let hint =
-            format!(" Code of several lines reads better as `{name} <<'PY' … PY` in the shell: the same Python.");
-        list[0]["description"] = json!(list[0]["description"].as_str().unwrap_or_default().to_owned() + &hint);
-    }
-    list
-}
-
-/// `hints` are the annotations that hold; `more` is a further member.
-#[rustfmt::skip]
-#[allow(clippy::too_many_arguments)] // they are the columns of the table above
-fn tool(
-    name: &str, title: &str, hints: &str, run: Run, required: &[&str], properties: Value, more: (&str, Value),
-    text: &str,
-) -> Tool {
+/// An entry of the table: `hints` are the annotations that hold, `needs` the arguments that are required.
+fn tool(name: &str, title: &str, hints: &str, run: Run, needs: &[&str], takes: Value, description: &str) -> Tool {
     let hint = |word| hints.contains(word);
-    let input = json!({
-        "type": "object", "properties": properties, "required": required, "additionalProperties": false,
-    });
-    let annotations = json!({
-        "title": title, "readOnlyHint": hint("read-only"), "destructiveHint": hint("destructive"),
-        "idempotentHint": hint("idempotent"), "openWorldHint": false,
-    });
-    let mut shown = json!({
-        "name": name, "title": title, "description": text, "inputSchema": input, "annotations": annotations,
-    });
-    if !more.1.is_null() {
-        shown[more.0] = more.1;
-    }
+    let input = json!({"type": "object", "properties": takes, "required": needs, "additionalProperties": false});
+    let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": false,
+        "destructiveHint": hint("destructive"), "idempotentHint": hint("idempotent") || hint("read-only")});
+    let shown = json!({"name": name, "title": title, "description": description, "inputSchema": input,
+        "annotations": annotations});
     Tool { shown, run }
 }
+
+fn find_tool(name: &str) -> Option<&'static Tool> {
+    TOOLS.iter().find(|tool| tool.shown["name"] == name)
+}
+
+/// What tools/list shows. It takes a `ps`: where a Claude on this machine is the host, it may use the client.
+static TOOL_LIST: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let mut list: Vec<_> = TOOLS.iter().map(|tool| tool.shown.clone()).collect();
+    if let (true, Value::String(text)) = (HOST.is_claude, &mut list[0]["description"]) {
+        let own = || format!("{} client", env::current_exe().unwrap_or_default().display());
+        let name = find_on_path("mcp-py-client").map_or_else(own, |_| "mcp-py-client".into());
+        *text += &format!(" Code of several lines reads better as `{name} <<'PY' … PY` in the shell: the same Python.");
+    }
+    list
+});
 
 /// The schema of an object: its members' names under their types; all are required.
 fn structure(members: &[(&str, &str)]) -> Value {
@@ -932,23 +884,26 @@ fn structure(members: &[(&str, &str)]) -> Value {
 }
 
 impl Tool {
+    fn with(mut self, member: &str, value: Value) -> Tool {
+        self.shown[member] = value;
+        self
+    }
+
     /// The arguments, if they are what the schema says: else a text that names the argument, what was expected and
     /// what came. A null stands for an optional argument left out.
-    fn check(&self, mut given: Object) -> Result<Object, String> {
+    fn check(&self, given: Object) -> Result<Object, String> {
         let (name, schema) = (self.shown["name"].as_str().unwrap_or_default(), &self.shown["inputSchema"]);
         let Some(properties) = schema["properties"].as_object() else { return Ok(given) };
         if let Some(unknown) = given.keys().find(|argument| !properties.contains_key(*argument)) {
             let known = properties.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(format!("{name}: unknown argument {unknown:?}; it takes: {known}"));
         }
-        given.retain(|_, value| !value.is_null());
-        let clean = |text: &str| !text.contains('\0');
         let variable = |(name, value): (&String, &Value)| {
-            !name.is_empty() && !name.contains('=') && clean(name) && value.as_str().is_some_and(clean)
+            let fits = !name.is_empty() && !name.contains(['=', '\0']);
+            fits && value.as_str().is_some_and(|value| !value.contains('\0'))
         };
         for (argument, property) in properties {
-            let required = schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == argument));
-            let Some(value) = given.get(argument).or(required.then_some(&Value::Null)) else { continue };
+            let value = given.get(argument).unwrap_or(&Value::Null);
             let (fits, expected) = match property["type"].as_str() {
                 Some("string") => (value.is_string(), "a string"),
                 Some("boolean") => (value.is_boolean(), "true or false"),
@@ -960,7 +915,9 @@ impl Tool {
                 _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
                 value => keep_ends(&value.to_string(), VALUE_SHOWN_CHARS),
             };
-            ensure(fits, || format!("{name}: argument {argument:?} must be {expected}, got {came}"))?;
+            let required = schema["required"].as_array().is_some_and(|needs| needs.contains(&json!(argument)));
+            let holds = fits || (value.is_null() && !required);
+            ensure(holds, || format!("{name}: argument {argument:?} must be {expected}, got {came}"))?;
         }
         Ok(given)
     }
@@ -997,117 +954,90 @@ fn tool_text(text: &str, is_error: bool) -> Value {
 
 /// A structured result, and the same as text for clients that show that.
 fn tool_structure(structure: Value) -> Outcome {
-    let mut result = tool_text(&structure.to_string(), false);
-    result["structuredContent"] = structure;
-    Ok(result)
+    let text = structure.to_string();
+    Ok(json!({"content": [{"type": "text", "text": text}], "isError": false, "structuredContent": structure}))
 }
 
 fn get_session_info(_: u64, _: &Object) -> Outcome {
     let (id, (since, at), _) = (HOST.session_id(), &*STARTED, &*PUBLISHED);
+    let (output, socket) = ask(|server| {
+        let output = server.desk.files.open().ok().map(|dir| dir.display().to_string());
+        (output, server.bridge.as_ref().map(Bridge::reached))
+    })?;
     // Claude's name for a project among its transcripts
     let slug = PROJECT.dir.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let transcript = |id: &String| Some(config_dir()?.join("projects").join(slug).join(format!("{id}.jsonl")));
+    let transcript = |id: &String| Some(format!("{}/projects/{slug}/{id}.jsonl", config_dir()?.display()));
     tool_structure(json!({
-        "session_id": id,
-        "project_dir": PROJECT.dir.to_string_lossy(),
-        "socket_path": ask(|server| server.bridge.as_ref().map(Bridge::reached))?,
-        "transcript_path": id.as_ref().and_then(transcript),
-        "output_dir": ask(|server| server.desk.files.open().ok())?,
-        "claude_pid": HOST.pid.filter(|_| HOST.is_claude),
-        "started_at": iso_time(*at),
-        "uptime": uptime(*since),
-        "host": HOST.name,
-        "host_pid": HOST.pid,
-        "server_pid": std::process::id(),
-        "version": VERSION,
-        "verified": PROJECT.verified,
+        "session_id": id, "transcript_path": id.as_ref().and_then(transcript), "socket_path": socket,
+        "project_dir": PROJECT.dir.to_string_lossy(), "verified": PROJECT.verified, "output_dir": output,
+        "host": HOST.name, "host_pid": HOST.pid, "claude_pid": HOST.pid.filter(|_| HOST.is_claude),
+        "server_pid": std::process::id(), "version": VERSION, "started_at": iso_time(*at), "uptime": uptime(*since),
     }))
 }
 
 fn list_interpreters(_: u64, _: &Object) -> Outcome {
-    let show = |source| move |(name, config): (String, Object)| (name.clone(), describe(&name, source, &config, None));
-    let mut listed: BTreeMap<_, _> = discovered().into_iter().map(show(Source::Discovered)).collect();
-    match saved_configs() {
-        Ok(saved) => listed.extend(saved.into_iter().map(show(Source::Saved))),
-        Err(why) => say(&why), // the rest of the list is still true
-    }
-    let live = ask(|server| {
-        server.interpreter(BUILTIN); // it is listed before its first start too
-        let live = server.interpreters.values();
-        live.filter_map(|one| Some((one.name.clone(), one.runs(), one.shown()?))).collect::<Vec<_>>()
-    })?;
-    for (name, runs, shown) in live {
-        if runs || !listed.contains_key(&name) {
-            listed.insert(name, shown);
-        }
-    }
+    let (known, unread) = known();
+    unread.iter().for_each(|why| say(why)); // the rest of the list is still true
+    let show = |(name, (source, config)): (String, Known)| (name.clone(), describe(&name, source, &config, None));
+    let (running, ended): (Vec<_>, Vec<_>) = live()?.into_iter().partition(|(_, shown)| shown["state"] == "running");
+    // Of one name the last counts.
+    let mut listed: BTreeMap<_, _> = ended.into_iter().chain(known.into_iter().map(show)).chain(running).collect();
     let builtin = listed.remove(BUILTIN);
     tool_structure(json!({"result": builtin.into_iter().chain(listed.into_values()).collect::<Vec<_>>()}))
 }
 
 fn add_interpreter(key: u64, arguments: &Object) -> Outcome {
-    let name = text(arguments, "name").unwrap_or_default().to_owned();
+    let name = text(arguments, "name").unwrap_or_default();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let good = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
-    let rule = "name must be 1 to 64 of A-Z a-z 0-9 . _ -, not \"builtin\"";
-    ensure(good, || format!("add_interpreter: {rule}, got {name:?}"))?;
+    ensure(good, || format!("name must be 1 to 64 of A-Z a-z 0-9 . _ -, not {BUILTIN:?}, got {name:?}"))?;
     let save = arguments.get("save") == Some(&json!(true));
-    let (saved, given) = (saved_configs(), config_of(arguments));
+    let (mut known, unread) = known();
+    unread.filter(|_| save).map_or(Ok(()), Err)?; // what can't be read can't be written: it is said before the start
+    let (named, known, given) = (name.to_owned(), known.remove(name), config_of(arguments));
+    let (config, ran, up) = ask(move |server| server.add(key, &named, known, given, save))??;
+    let started = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into()));
+    if started.is_err() && !ran {
+        stop(name)?;
+    }
+    started.map_err(|why| format!("interpreter '{name}' could not be started: {why}"))?;
     if save {
-        saved.as_ref().map_err(Clone::clone)?; // what can't be read can't be written: say so before the start
+        update_saved(|saved| {
+            let entry = saved.remove(name).unwrap_or_default();
+            let mut entry: Object = serde_json::from_value(entry).unwrap_or_default();
+            // The original reads an entry only where it has all five, and `env` is an object.
+            entry.extend(CONFIG_MEMBERS.map(|member| (member.to_owned(), json!(config.get(member)))));
+            entry["env"] = config.get("env").cloned().unwrap_or_else(|| json!({}));
+            saved.insert(name.to_owned(), entry.into());
+        })
+        .map_err(|why| format!("interpreter '{name}' runs, but was not saved: {why}"))?;
     }
-    let (saved, named) = (saved.ok().and_then(|mut saved| saved.remove(&name)), name.clone());
-    let (config, running, up) = ask(move |server| server.add(key, &named, saved, given, save))??;
-    let (named, message) =
-        (name.clone(), format!("Interpreter '{name}' {}", if running { "was running already" } else { "started" }));
-    if let Err(why) = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into())) {
-        if !running {
-            let _ = ask(move |server| server.stop(&named))?.recv();
-        }
-        return Err(format!("interpreter '{name}' could not be started: {why}"));
-    }
-    if save {
-        let put = |saved: &mut Object| {
-            let entry = saved.entry(&name).or_insert(json!({}));
-            for (member, default) in CONFIG_MEMBERS {
-                entry[member] = config.get(member).cloned().or(serde_json::from_str(default).ok()).unwrap_or_default();
-            }
-        };
-        update_saved(put).map_err(|why| format!("interpreter '{name}' runs, but was not saved: {why}"))?;
-    }
+    let named = name.to_owned();
     let mut shown = ask(move |server| {
         let interpreter = server.interpreters.get_mut(&named)?;
         interpreter.source = if save { Source::Saved } else { interpreter.source };
         interpreter.shown()
     })?
     .ok_or("it was stopped again")?;
-    shown["message"] = json!(message + if save { ", and is saved" } else { "" });
+    let became = if ran { "was running already" } else { "started" };
+    shown["message"] = json!(format!("Interpreter '{name}' {became}{}", if save { ", and is saved" } else { "" }));
     tool_structure(shown)
 }
 
 fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
-    let name = text(arguments, "name").unwrap_or_default().to_owned();
+    let name = text(arguments, "name").unwrap_or_default();
     let remove = arguments.get("remove") == Some(&json!(true));
-    let hint = "the interpreter \"builtin\" can't be stopped; reset clears it";
-    ensure(name != BUILTIN, || format!("stop_interpreter: {hint}"))?;
-    let (saved, named) = (look_up(&name), name.clone());
-    let live = ask(move |server| server.interpreters.get(&named).map(|one| (one.source, one.runs())))?;
-    let source = match (saved, live) {
-        (Ok((Source::Saved, _)), _) => Source::Saved,
-        (_, Some((source, _))) | (Ok((source, _)), None) => source,
-        (Err(why), None) => return Err(why),
-    };
-    ensure(!(remove && source == Source::Discovered), || {
+    ensure(name != BUILTIN, || "the interpreter \"builtin\" can't be stopped; reset clears it".into())?;
+    let known = look_up(name).map(|(source, _)| source);
+    ensure(!remove || known != Ok(Source::Discovered), || {
         format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
     })?;
-    let named = name.clone();
-    let _ = ask(move |server| server.stop(&named))?.recv();
-    let what = if live.is_some_and(|(_, runs)| runs) { "stopped" } else { "was not running" };
-    let became = match source {
+    let was = stop(name)?;
+    let what = if was.is_some_and(|(_, ran)| ran) { "stopped" } else { "was not running" };
+    let became = match known.or_else(|why| was.map(|(source, _)| source).ok_or(why))? {
         Source::Saved if remove => {
-            update_saved(|saved| drop(saved.remove(&name))).map_err(|why| {
-                format!("interpreter '{name}' {what}, but its saved configuration is still there: {why}")
-            })?;
+            let kept = |why| format!("interpreter '{name}' {what}, but its saved configuration is still there: {why}");
+            update_saved(|saved| _ = saved.remove(name)).map_err(kept)?;
             "its saved configuration is removed"
         }
         Source::Saved => "its saved configuration is kept",
@@ -1115,6 +1045,22 @@ fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
         Source::Transient | Source::Builtin => "it was not saved, so it is gone from the list",
     };
     Ok(tool_text(&format!("Interpreter '{name}' {what}; {became}"), false))
+}
+
+/// Ends an interpreter and waits until it has left the table: STOP_GRACE and a little at most. Returns what it was and
+/// whether it ran; None where it was not there. For errands.
+fn stop(name: &str) -> Result<Option<(Source, bool)>, String> {
+    let (name, (send, gone)) = (name.to_owned(), mpsc::channel::<()>());
+    let was = ask(move |server| {
+        let interpreter = server.interpreters.get_mut(&name)?;
+        let was = (interpreter.source, interpreter.runs());
+        interpreter.when_gone.push(send);
+        interpreter.leave_by.get_or_insert(Instant::now() + STOP_GRACE);
+        interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut server.desk);
+        Some(was)
+    })?;
+    let _ = gone.recv(); // no message comes: its other end is dropped then
+    Ok(was)
 }
 
 // ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1217,50 +1163,29 @@ impl Server {
 
     /// Starts what add_interpreter is to add, unless it runs. Returns its configuration, whether it ran, and word of
     /// when it is up.
-    fn add(&mut self, key: u64, name: &str, saved: Option<Object>, given: Object, save: bool) -> Result<Added, String> {
-        let call = self.desk.calls.get_mut(&key).ok_or("the call was cancelled")?;
+    fn add(&mut self, key: u64, name: &str, known: Option<Known>, given: Object, save: bool) -> Result<Added, String> {
         let (send, up) = mpsc::channel();
-        call.then = Some(send);
-        let (interpreter, live) = match self.interpreters.get(name) {
-            Some(one) => (Some(one), one.config.clone().map(|config| (one.source, config))),
-            None => (None, None),
-        };
-        let running = interpreter.is_some_and(Interpreter::runs);
-        ensure(interpreter.is_none() || live.is_some(), || format!("{name:?} is being started by another call"))?;
-        // What the arguments are laid over: what runs under this name, what is saved, or what stopped in this session.
-        let base = saved.filter(|_| !running).map(|config| (Source::Saved, config)).or(live);
-        let same = |config: &Object| config.get("python_path") == given.get("python_path");
-        let (source, mut config) = match base {
-            Some((source, config)) if same(&config) => (source, config),
-            Some((source, config)) if running || (source == Source::Saved && !save) => {
+        self.desk.calls.get_mut(&key).ok_or("the call was cancelled")?.then = Some(send);
+        let live = self.interpreters.get(name);
+        let runs = live.is_some_and(Interpreter::runs);
+        let live = live.and_then(|one| Some((one.source, one.config.clone()?)));
+        // The arguments are laid over what runs under this name, is saved, or stopped in this session.
+        let (source, mut config) = match if runs { live.or(known) } else { known.or(live) } {
+            Some((source, config)) if config.get("python_path") == given.get("python_path") => (source, config),
+            Some((source, config)) if runs || (source == Source::Saved && !save) => {
                 let path = text(&config, "python_path").unwrap_or_default();
-                let [is, way] = match running {
-                    true => ["runs", "stop it first with stop_interpreter"],
-                    false => ["is saved", "give that path, pass save=true to replace it"],
-                };
-                return Err(format!("{name:?} {is} with {path}: {way}, or choose another name"));
+                let way = if runs { "runs: stop it with stop_interpreter" } else { "is saved: save=true replaces it" };
+                return Err(format!("{name:?} is {path} and {way}, give that path, or choose another name"));
             }
             _ => (Source::Transient, Object::new()),
         };
         config.extend(given);
-        if !running {
+        if !runs {
             let (interpreter, _) = self.interpreter(name);
             (interpreter.source, interpreter.config) = (source, Some(config.clone()));
         }
         self.run_cell(name, Cell { key, request: Value::Null, timeout: None })?;
-        Ok((config, running, up))
-    }
-
-    /// Ends an interpreter and takes it out of the table: STOP_GRACE and a little at most. What is returned gets no
-    /// message; its other end is dropped then.
-    fn stop(&mut self, name: &str) -> mpsc::Receiver<()> {
-        let (send, gone) = mpsc::channel();
-        if let Some(interpreter) = self.interpreters.get_mut(name) {
-            interpreter.when_gone.push(send);
-            interpreter.leave_by.get_or_insert(Instant::now() + STOP_GRACE);
-            interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut self.desk);
-        }
-        gone
+        Ok((config, runs, up))
     }
 
     /// A keeper thread has a process, or can't have one.
@@ -2325,52 +2250,45 @@ fn from_base64(text: &[u8]) -> Vec<u8> {
 // builtin's has no python_path. `~/.claude-workspace/python_interpreter/interpreters.json` is the original's file, in
 // its format: {"discover_jetbrains": true, "interpreters": {name: configuration}}. What we do not know in it is kept.
 
-/// The members of a configuration, and what stands for one that was not given.
-const CONFIG_MEMBERS: [(&str, &str); 5] =
-    [("python_path", "null"), ("cwd", "null"), ("env", "{}"), ("startup_script", "null"), ("description", "null")];
+const CONFIG_MEMBERS: [&str; 5] = ["python_path", "cwd", "env", "startup_script", "description"];
+
+/// Where a configuration is from, and what it is.
+type Known = (Source, Object);
 
 /// An interpreter as list_interpreters shows it; the environment is never shown. `live` has its process, if any.
 fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpreter>) -> Value {
     let process = live.and_then(|live| live.process.as_ref());
     let python = process.map(|process| process.python.clone()).or_else(|| python_of(config).ok());
-    let here = || env::current_dir().ok().map(|dir| dir.to_string_lossy().into_owned());
-    let version = match live.filter(|_| process.is_some()) {
-        Some(live) => live.talk.version.clone(),
-        None => python.as_deref().and_then(version_in_venv),
-    };
+    // No file is read for a live one: the loop asks.
+    let version = |python: &PathBuf| live.map_or_else(|| version_in_venv(python), |live| live.talk.version.clone());
+    let here = || Some(env::current_dir().ok()?.display().to_string());
     json!({
-        "name": name,
-        "source": format!("{source:?}").to_lowercase(),
+        "name": name, "source": format!("{source:?}").to_lowercase(), "description": text(config, "description"),
         "state": if live.is_some_and(Interpreter::runs) { "running" } else { "stopped" },
-        "python_path": python.map(|path| path.to_string_lossy().into_owned()),
+        "python_path": python.as_ref().map(|path| path.display().to_string()),
+        "python_version": python.as_ref().and_then(version),
         "cwd": text(config, "cwd").map(str::to_owned).or_else(here),
         "has_startup_script": text(config, "startup_script").is_some(),
-        "description": text(config, "description"),
         "pid": process.map(Process::pid),
         "started_at": process.map(|process| iso_time(process.started.1)),
         "uptime": process.map(|process| uptime(process.started.0)),
-        "python_version": version,
     })
 }
 
 /// The Python of a configuration; for the builtin MCP_PY_PYTHON, else the first `python3` on PATH.
 fn python_of(config: &Object) -> Result<PathBuf, String> {
     let told = || env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let found = text(config, "python_path").map(expand_home).or_else(told).or_else(|| find_on_path("python3"));
+    let found = text(config, "python_path").map(PathBuf::from).or_else(told).or_else(|| find_on_path("python3"));
     found.ok_or_else(|| "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
 }
 
-/// The Python to start, where there is one, and a place to start it in.
+/// The Python to start, and whether there is a place to start it in; what else may be wrong, its start will tell.
 fn check_config(config: &Object) -> Result<PathBuf, String> {
     let python = python_of(config)?;
-    let path = python.display();
-    match (fs::metadata(&python), text(config, "cwd")) {
-        (Err(error), _) => Err(format!("python_path {path}: {error}")),
-        (Ok(is), _) if is.is_dir() => Err(format!("python_path {path} is a directory: try {path}/bin/python")),
-        (Ok(is), _) if is.permissions().mode() & 0o111 == 0 => Err(format!("python_path {path} is no program")),
-        (_, Some(cwd)) if !Path::new(cwd).is_dir() => Err(format!("cwd {cwd} is no directory")),
-        _ => Ok(python),
-    }
+    ensure(!python.is_dir(), || format!("python_path {0} is a directory: try {0}/bin/python", python.display()))?;
+    let cwd = text(config, "cwd").unwrap_or("/");
+    ensure(Path::new(cwd).is_dir(), || format!("cwd {cwd} is no directory"))?;
+    Ok(python)
 }
 
 /// From pyvenv.cfg, without running anything.
@@ -2381,66 +2299,57 @@ fn version_in_venv(python: &Path) -> Option<String> {
     Some(version.trim().splitn(4, '.').take(3).collect::<Vec<_>>().join("."))
 }
 
-/// Environments in the project and in our environment, by name; nothing is run for it.
-fn discovered() -> BTreeMap<String, Object> {
-    let in_project = |name| (name, Some(PROJECT.dir.join(name)));
-    let out = |name, of| (name, env::var_os(of).filter(|value| !value.is_empty()).map(PathBuf::from));
-    let places =
-        [in_project(".venv"), in_project("venv"), out("virtualenv", "VIRTUAL_ENV"), out("conda", "CONDA_PREFIX")];
-    let python = |(name, dir): (&str, Option<PathBuf>)| {
-        let path = dir?.join("bin/python");
-        let config = Object::from_iter([("python_path".to_owned(), json!(path.to_str()?))]);
-        path.is_file().then(|| (name.to_owned(), config))
+/// What can be started by its name alone: environments in the project and in our own environment, without running
+/// them, and the saved ones with a python_path; or why these are missing.
+fn known() -> (BTreeMap<String, Known>, Option<String>) {
+    let places = [(".venv", ""), ("venv", ""), ("virtualenv", "VIRTUAL_ENV"), ("conda", "CONDA_PREFIX")];
+    let found = |(name, variable): (&str, &str)| {
+        let place = if variable.is_empty() { name.into() } else { env::var_os(variable)? };
+        let python = PROJECT.dir.join(&place).join("bin/python");
+        let config = Object::from_iter([("python_path".to_owned(), json!(python.display().to_string()))]);
+        (!place.is_empty() && python.is_file()).then(|| (name.to_owned(), (Source::Discovered, config)))
     };
-    places.into_iter().filter_map(python).collect()
+    let saved = |(name, config): (String, Value)| {
+        let config = config_of(config.as_object()?);
+        let usable = text(&config, "python_path").is_some() && name != BUILTIN;
+        usable.then_some((name, (Source::Saved, config)))
+    };
+    let mut known: BTreeMap<_, _> = places.into_iter().filter_map(found).collect();
+    let unread = load_saved().map(|(list, _)| known.extend(list.into_iter().filter_map(saved))).err();
+    (known, unread)
 }
 
 /// A configuration from add_interpreter's arguments or from the file. Paths become absolute: `~` is the home directory,
 /// a relative one starts at the project; a Python that is a bare name and no file there is looked for on PATH.
 fn config_of(told: &Object) -> Object {
-    let place = |path: &str| PROJECT.dir.join(expand_home(path));
-    let told = CONFIG_MEMBERS.iter().filter_map(|(member, _)| told.get_key_value(*member));
-    let complete = |(member, value): (&String, &Value)| {
-        let value = match (member.as_str(), value) {
-            ("python_path", Value::String(path)) => {
-                let bare = !path.contains('/') && !place(path).is_file();
-                json!(find_on_path(path).filter(|_| bare).unwrap_or_else(|| place(path)))
-            }
-            ("cwd", Value::String(path)) => json!(place(path)),
-            _ => value.clone(),
-        };
-        (member.clone(), value)
-    };
-    told.filter(|(_, value)| !value.is_null()).map(complete).collect()
+    let mut config = told.clone();
+    config.retain(|member, value| CONFIG_MEMBERS.contains(&member.as_str()) && !value.is_null());
+    for (member, value) in &mut config {
+        let (true, Value::String(path)) = (member == "python_path" || member == "cwd", value) else { continue };
+        let at_home = Path::new(&path).strip_prefix("~").ok().and_then(|rest| Some(home_dir()?.join(rest)));
+        let place = at_home.unwrap_or_else(|| PROJECT.dir.join(&path));
+        let bare = member == "python_path" && !path.contains('/') && !place.is_file();
+        *path = find_on_path(path).filter(|_| bare).unwrap_or(place).display().to_string();
+    }
+    config
 }
 
-/// The saved ones that can be started: with a python_path.
-fn saved_configs() -> Result<BTreeMap<String, Object>, String> {
-    let root = load_saved()?;
-    let usable = |(name, config): (&String, &Value)| {
-        let usable = config["python_path"].is_string() && name != BUILTIN;
-        Some((name.clone(), config_of(config.as_object().filter(|_| usable)?)))
-    };
-    Ok(root["interpreters"].as_object().into_iter().flatten().filter_map(usable).collect())
+/// Those in the table, as list_interpreters shows them, but for what is just being looked up.
+fn live() -> Result<BTreeMap<String, Value>, String> {
+    let shown = |one: &Interpreter| Some((one.name.clone(), one.shown()?));
+    ask(move |server| server.interpreters.values().filter_map(shown).collect())
 }
 
 /// What is known of an interpreter that is not in the table.
-fn look_up(name: &str) -> Result<(Source, Object), String> {
-    let (saved, mut discovered) = (saved_configs(), discovered());
-    let is_saved = saved.as_ref().ok().and_then(|saved| saved.get(name)).map(|config| (Source::Saved, config.clone()));
-    let found = is_saved.or_else(|| Some((Source::Discovered, discovered.remove(name)?)));
-    match (found, saved) {
-        (Some(found), _) => Ok(found),
-        (None, Err(why)) => Err(why), // perhaps it is there, in a file that can't be read
-        (None, Ok(saved)) => {
-            let known = |one: &Interpreter| one.config.is_some().then(|| one.name.clone());
-            let live: Vec<_> = ask(move |server| server.interpreters.values().filter_map(known).collect())?;
-            let known = saved.into_keys().chain(discovered.into_keys()).chain(live);
-            let names: BTreeSet<_> = known.chain([BUILTIN.into()]).collect();
-            let names = names.into_iter().collect::<Vec<_>>().join(", ");
-            Err(format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one"))
-        }
+fn look_up(name: &str) -> Result<Known, String> {
+    let (mut known, unread) = known();
+    if let Some(found) = known.remove(name) {
+        return Ok(found);
     }
+    unread.map_or(Ok(()), Err)?; // perhaps it is there, in a file that can't be read
+    let names: BTreeSet<_> = known.into_keys().chain(live()?.into_keys()).collect();
+    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+    Err(format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one"))
 }
 
 fn saved_dir() -> Result<PathBuf, String> {
@@ -2448,41 +2357,46 @@ fn saved_dir() -> Result<PathBuf, String> {
     Ok(home.join(".claude-workspace/python_interpreter"))
 }
 
-/// The whole file. Its absence is an empty one; one that does not parse is an error, and is left alone.
-fn load_saved() -> Result<Value, String> {
+/// The list of saved interpreters, and what else is in its file. No file is an empty list; one that does not parse is
+/// an error, and is left alone.
+fn load_saved() -> Result<(Object, Object), String> {
     let path = saved_dir()?.join("interpreters.json");
+    let left = |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
     let mut bytes = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes));
-    let parsed = match read {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(json!({"discover_jetbrains": true})),
-        Err(error) => Err(error.to_string()),
-        Ok(_) if bytes.len() as u64 == SAVED_BYTES_MAX => Err("it has 8 MiB or more".into()),
-        Ok(_) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
-    };
-    let with_list = parsed.and_then(|mut root| {
-        let list = root.as_object_mut().map(|root| root.entry("interpreters").or_insert(json!({})));
-        list.filter(|list| list.is_object()).ok_or("it has no object \"interpreters\"")?;
-        Ok(root)
-    });
-    with_list.map_err(|why| format!("{} can't be read and is left as it is: {why}", path.display()))
+    match File::open(&path).and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bytes = br#"{"discover_jetbrains": true}"#.into(),
+        Err(error) => return Err(left(&error)),
+        Ok(_) if bytes.len() as u64 == SAVED_BYTES_MAX => return Err(left(&"it has 8 MiB or more")),
+        Ok(_) => {}
+    }
+    let mut root: Object = serde_json::from_slice(&bytes).map_err(|error| left(&error))?;
+    match root.remove("interpreters").unwrap_or_else(|| json!({})) {
+        Value::Object(list) => Ok((list, root)),
+        _ => Err(left(&"its \"interpreters\" is no object")),
+    }
 }
 
 /// Changes the saved interpreters, under the lock that all servers share: read, change, write beside, fsync, rename.
 fn update_saved(change: impl FnOnce(&mut Object)) -> Result<(), String> {
     let path = saved_dir()?.join("interpreters.json");
     let _held = lock(&path.with_extension("lock"), LOCK_LIMIT)?;
-    let mut root = load_saved()?;
-    change(root["interpreters"].as_object_mut().ok_or("no interpreters")?);
+    let (mut list, mut root) = load_saved()?;
+    change(&mut list);
+    root.insert("interpreters".into(), list.into());
     let path = fs::canonicalize(&path).unwrap_or(path); // where it is a link, its target is what is replaced
-    replace(&path, format!("{root:#}\n").as_bytes())
+    let beside = path.with_extension("new");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    let text = format!("{:#}\n", Value::Object(root));
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&beside, &path)).map_err(about(&path))
 }
 
 /// Holds a lock that all servers of this user share, for as long as the file is open.
 fn lock(path: &Path, limit: Duration) -> Result<File, String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let mut dir = DirBuilder::new();
-    dir.recursive(true).mode(0o700).create(path.parent().unwrap_or(path)).map_err(failed)?;
-    let held = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let dir = path.parent().unwrap_or(path);
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(about(dir))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let held = file.map_err(about(path))?;
     let end = Instant::now() + patience(limit);
     while !sys::try_lock(&held) {
         ensure(Instant::now() < end, || format!("{} is held by another process", path.display()))?;
@@ -2491,37 +2405,15 @@ fn lock(path: &Path, limit: Duration) -> Result<File, String> {
     Ok(held)
 }
 
-/// Writes beside and renames, so that nobody sees a half. The caller holds a lock: nobody else does the same.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let beside = path.with_extension("new");
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let written = file.and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    });
-    written.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        format!("{} could not be written: {error}", path.display())
-    })
-}
-
 #[allow(deprecated)] // until Rust 1.87, for its ways on Windows
 fn home_dir() -> Option<PathBuf> {
     env::home_dir().filter(|home| home.is_absolute())
 }
 
-fn expand_home(path: &str) -> PathBuf {
-    let rest = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
-    let home = rest.and_then(|rest| Some(home_dir()?.join(rest.trim_start_matches('/'))));
-    home.unwrap_or_else(|| path.into())
-}
-
 fn find_on_path(program: &str) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| fs::metadata(path).is_ok_and(|is| is.is_file() && is.mode() & 0o111 != 0);
-    let path = env::var_os("PATH")?;
-    let found = env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(program)).find(is_program);
-    found
+    let in_dir = |dir: PathBuf| Some(dir.join(program)).filter(|path| path.is_absolute() && is_program(path));
+    env::split_paths(&env::var_os("PATH")?).find_map(in_dir)
 }
 
 // ── 10. The bridge ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -3225,7 +3117,7 @@ fn doctor() -> (String, String, u8) {
         ("session", Ok(session)),
         ("live", Ok(format!("{} sockets answer {}", live.len(), live.join(" ")))),
         ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
-        ("saved", saved_configs().map(|saved| format!("{} saved interpreters", saved.len()))),
+        ("saved", load_saved().map(|(list, _)| format!("{} saved interpreters", list.len()))),
         ("configuration", saved_dir().and_then(|dir| writable(&dir))),
         ("output", writable(&env::temp_dir())),
         ("sockets", writable(Path::new("/tmp"))),

@@ -1448,6 +1448,9 @@ fn nonsense_in_the_file_harms_nobody_else() {
     add(&mut server, json!({"name": "good", "python_path": python(), "save": true}));
     assert_eq!(saved(&folder)["interpreters"]["odd"]["cwd"], 5);
     assert_eq!(run_in(&mut server, "good", "1 + 1"), "2");
+    // Where nothing is to be kept, saving puts an entry there. It once ended the server.
+    add(&mut server, json!({"name": "list", "python_path": python(), "save": true}));
+    assert_eq!(saved(&folder)["interpreters"]["list"]["python_path"], python());
 }
 
 #[test]

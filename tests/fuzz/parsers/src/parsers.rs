@@ -82,7 +82,7 @@ fn text(input: &[u8]) {
 /// Arguments of any shape are taken or refused in words.
 fn arguments(input: &[u8]) {
     let Ok(Value::Object(given)) = serde_json::from_slice(input) else { return };
-    for tool in tools() {
+    for tool in TOOLS.iter() {
         if let Err(why) = tool.check(given.clone()) {
             assert!(!why.is_empty() && why.len() < 10_000);
         }
