@@ -95,6 +95,7 @@ const TEXT_CHARS_MAX: usize = 25_000; // of an answer; a longer one shows its en
 const HEAD_CHARS: usize = 20_000;
 const TAIL_CHARS: usize = 5_000;
 const NOTE_CHARS_MAX: usize = 10_000; // a note keeps its ends past this
+const NOTICES_MAX: usize = 4; // deaths and the like that an answer tells: the last ones
 const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; up to this much is not written to a file
 const TAIL_BYTES: usize = 4 * (TAIL_CHARS + 1); // and a character cut in two
 const CELL_FILE_BYTES_MAX: u64 = 1 << 30;
@@ -484,6 +485,11 @@ impl Desk {
         self.stdout.push(1, message, None);
     }
 
+    /// By which door a call came: 0 for MCP, 1 for the bridge.
+    fn door(&self, key: u64) -> usize {
+        self.calls.get(&key).is_some_and(|call| !matches!(call.to, To::Mcp { .. })).into()
+    }
+
     /// Sends the result of an open call, unless that was cancelled meanwhile.
     fn answer(&mut self, key: u64, result: Value) {
         match self.calls.remove(&key).map(|call| call.to) {
@@ -517,7 +523,7 @@ impl Desk {
             }
             To::Stream(_, stream) => {
                 let told = output.tell(ending, notes, stream.full, &mut self.files);
-                let last = self.end_stream(key, told, output.lead);
+                let last = self.end_stream(key, told, exit, output);
                 self.event(key, Some(end(last)), true);
                 self.calls.remove(&key);
             }
@@ -1078,9 +1084,9 @@ struct Interpreter {
     spawning: Option<u64>, // the number of the keeper thread that is starting a process
     process: Option<Process>,
     talk: Talk,
-    between: Output,      // what came between two cells; outlives a process, like the notices (I4, I5)
-    notices: Vec<String>, // what the next answer has to say about earlier processes
-    suspect: bool,        // its environment's Python did not start: perhaps it does not run any more
+    between: Output, // what came between two cells; outlives a process, like the notices (I4, I5)
+    notices: [Vec<String>; 2], // what the next answer by MCP, by the bridge has to say of earlier processes
+    suspect: bool,   // its environment's Python did not start: perhaps it does not run any more
     leave_by: Option<Instant>, // it is to end: an idle worker by itself until then, a busy one at once
     when_gone: Vec<mpsc::Sender<()>>, // not empty: it is to leave the table; these are dropped when it has
 }
@@ -1193,7 +1199,7 @@ impl Server {
         let interpreter = self.interpreters.get_mut(name).filter(|one| one.spawning == Some(number));
         match (interpreter, spawned) {
             (Some(interpreter), Ok((source, config, mut process))) => {
-                interpreter.notices.extend(process.said.take());
+                process.said.take().into_iter().for_each(|said| interpreter.notice(said));
                 (interpreter.source, interpreter.config, interpreter.talk) = (source, Some(config), Talk::default());
                 (interpreter.spawning, interpreter.process) = (None, Some(process));
                 interpreter.send(WORKER.as_bytes());
@@ -1485,13 +1491,22 @@ impl Interpreter {
     /// Gives a cell its answer, with what there is to say of the time before it. False: nobody wanted it any more, so
     /// the next answer has to say that.
     fn answer(&mut self, key: u64, mut output: Output, ending: Ending, desk: &mut Desk) -> bool {
-        let mut notes = self.notices.clone();
+        let door = desk.door(key);
+        let mut notes = self.notices[door].clone();
         notes.extend(self.between.as_note(&mut desk.files));
         let delivered = desk.conclude(key, &mut output, ending, notes);
         if delivered {
-            (self.notices, self.between) = Default::default();
+            (self.notices[door], self.between) = Default::default();
         }
         delivered
+    }
+
+    /// Something to say in the next answer by each of the two doors (I5): who comes by one may not know of the other.
+    fn notice(&mut self, text: String) {
+        for notices in &mut self.notices {
+            notices.drain(..(notices.len() + 1).saturating_sub(NOTICES_MAX));
+            notices.push(text.clone());
+        }
     }
 
     /// A result, or a piece of one that is long: that is sent on at once, for only its ends are kept.
@@ -1500,8 +1515,9 @@ impl Interpreter {
         let short = whole && output.streams[RESULT].chars == 0 && text.len() <= HEAD_BYTES;
         output.take(RESULT, text.as_bytes(), &mut desk.files);
         if !short {
-            let lead = mem::take(&mut output.lead);
-            desk.stream(*key, RESULT, format!("{lead}{text}").as_bytes());
+            output.sent_result = true;
+            desk.stream(*key, 0, mem::take(&mut output.lead).as_bytes());
+            desk.stream(*key, RESULT, text.as_bytes());
         }
     }
 
@@ -1554,9 +1570,10 @@ impl Interpreter {
         }
         let died = format!("interpreter '{name}' {cause}; its variables are gone");
         let Some(Current { key, interrupt, output, .. }) = talk.current else {
-            let ordered = self.leave_by.is_some();
-            let notice = format!("before this cell, {died}; this is a new process");
-            return self.notices.extend(Some(notice).filter(|_| !ordered));
+            if self.leave_by.is_none() {
+                self.notice(format!("before this cell, {died}; this is a new process"));
+            }
+            return;
         };
         let (exit, note) = match interrupt {
             Some((why, _, EXIT_TIMEOUT)) => (EXIT_TIMEOUT, format!("{why}; {died}")),
@@ -1564,8 +1581,10 @@ impl Interpreter {
             None => (EXIT_DIED, died.clone()),
         };
         let ending = Ending { error: None, exit, notes: vec![note] };
-        if !self.answer(key, output, ending, desk) {
-            self.notices.push(format!("before this cell, {died}"));
+        let (door, told) = (desk.door(key), self.answer(key, output, ending, desk));
+        self.notice(format!("before this cell, {died}; this is a new process"));
+        if told {
+            self.notices[door].clear(); // it knows by now
         }
     }
 }
@@ -1658,7 +1677,8 @@ struct Output {
     log: Vec<u8>,       // everything in the order of arrival, until there is a file
     spool: Option<Spool>,
     last: (usize, bool), // the stream that was written last, and whether it ended within a line
-    lead: &'static str,  // what a stream needs before the result
+    lead: &'static str,  // what stdout needs before the result
+    sent_result: bool,   // it is long, and went out to a stream as it came
 }
 
 /// A file of output.
@@ -1705,9 +1725,11 @@ fn escaped(bytes: &[u8]) -> String {
 
 /// How many bytes at the end begin a character that is not complete.
 fn cut_character(bytes: &[u8]) -> usize {
-    let lead = bytes.iter().rev().take(3).position(|byte| *byte >= 0xc0);
-    let length = |byte: u8| 2 + usize::from(byte >= 0xe0) + usize::from(byte >= 0xf0);
-    lead.map(|back| back + 1).filter(|count| length(bytes[bytes.len() - count]) > *count).unwrap_or(0)
+    let is_begun = |end: &[u8]| {
+        let error = std::str::from_utf8(end).err();
+        error.is_some_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    (1..=bytes.len().min(3)).find(|count| is_begun(&bytes[bytes.len() - count..])).unwrap_or(0)
 }
 
 /// `text` itself, or its two ends and between them how much is left out.
@@ -1729,7 +1751,8 @@ fn first_chars(text: &str, count: usize) -> &str {
 }
 
 fn last_chars(text: &str, count: usize) -> &str {
-    text.char_indices().rev().nth(count - 1).map_or(text, |(start, _)| &text[start..])
+    let last = |before: usize| text.char_indices().rev().nth(before).map_or(text, |(start, _)| &text[start..]);
+    count.checked_sub(1).map_or("", last)
 }
 
 /// A number with commas between groups of three digits.
@@ -1741,9 +1764,12 @@ fn grouped(number: u64) -> String {
 impl Output {
     fn take(&mut self, stream: usize, bytes: &[u8], files: &mut OutputFiles) {
         let Some(last_byte) = bytes.last() else { return };
-        if let (RESULT, (0 | 1, true)) = (stream, self.last) {
-            self.take(self.last.0, b"\n", files); // in the answer the result has lines of its own, in the file too
-            self.lead = "\n";
+        if stream == RESULT && self.last.0 != RESULT {
+            let within_line = self.streams[0].kept.last().is_some_and(|byte| *byte != b'\n');
+            self.lead = if within_line { "\n" } else { "" };
+            if self.last.1 {
+                self.take(self.last.0, b"\n", files); // in the answer the result has lines of its own, in the file too
+            }
         }
         self.streams[stream].take(bytes);
         self.last = (stream, *last_byte != b'\n');
@@ -1779,7 +1805,7 @@ impl Output {
     fn last_line(&self) -> String {
         let kept = &self.streams[self.last.0].kept;
         let text = String::from_utf8_lossy(&kept[kept.len().saturating_sub(4 * PROGRESS_MESSAGE_CHARS)..]);
-        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        let line = text.rsplit(['\n', '\r']).map(str::trim).find(|line| !line.is_empty());
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
@@ -1798,14 +1824,33 @@ impl Output {
             let (rule, chars, spool) = ("=".repeat(50), self.chars().max(shown as u64), self.spool(files));
             let (size, left_out) = (grouped(chars), grouped(chars - TEXT_CHARS_MAX as u64));
             notes.extend(spool.trouble.take());
-            let tail = format!("\n[mcp-py: … {left_out} characters left out …]\n{}\n", last_chars(&all, TAIL_CHARS));
-            printed = vec![first_chars(&all, HEAD_CHARS).to_owned() + &tail];
+            let (head, tail) = (first_chars(&all, HEAD_CHARS), last_chars(&all, TAIL_CHARS));
+            printed = vec![format!("{head}\n[mcp-py: … {left_out} characters left out …]\n{tail}\n")];
             let path = spool.path.display();
             let facts = format!("# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}");
-            cut = Some((tail, format!("{rule}\n{facts}\n{rule}")));
+            cut = Some(format!("{rule}\n{facts}\n{rule}"));
         }
         let notes = notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))).collect();
         Told { printed, cut, notes, result, error: ending.error }
+    }
+
+    /// The last TAIL_CHARS that a stream has not sent, as events, each under its own name and behind a mark where more
+    /// is left out.
+    fn tails(&self, sent: [u64; 3]) -> Vec<Value> {
+        let mut room = TAIL_CHARS as u64;
+        let tail = |stream: usize| {
+            let text = escaped(&self.streams[stream].kept);
+            let unsent = self.streams[stream].chars.max(text.chars().count() as u64).saturating_sub(sent[stream]);
+            let shown = unsent.min(room);
+            room -= shown;
+            let left_out = grouped(unsent - shown);
+            let mark = format!("\n[mcp-py: … {left_out} characters left out …]\n");
+            let mark = if unsent > shown { &mark } else { "" };
+            let tail = || json!({ STREAMS[stream]: format!("{mark}{}", last_chars(&text, shown as usize)) });
+            (unsent > 0).then(tail)
+        };
+        let [result, stderr, stdout] = [RESULT, 1, 0].map(tail);
+        [stdout, stderr, result].into_iter().flatten().collect()
     }
 
     /// What was printed between cells, as a note in the next one's answer.
@@ -1841,8 +1886,8 @@ impl Spool {
 
 /// The parts of an answer.
 struct Told {
-    printed: Vec<String>,          // stdout and stderr; of a long answer, with its result, the ends
-    cut: Option<(String, String)>, // of a long one: the tail as in `printed`, and the block about it
+    printed: Vec<String>, // stdout and stderr; of a long answer, with its result, the ends
+    cut: Option<String>,  // the block about a long one
     notes: Vec<String>,
     result: Option<String>,
     error: Option<String>,
@@ -1850,8 +1895,8 @@ struct Told {
 
 impl Told {
     fn text(self) -> String {
-        let (result, block) = (self.result.filter(|_| self.cut.is_none()), self.cut.map(|(_, block)| block));
-        let parts = self.printed.into_iter().chain(block).chain(self.notes).chain(result).chain(self.error);
+        let result = self.result.filter(|_| self.cut.is_none());
+        let parts = self.printed.into_iter().chain(self.cut).chain(self.notes).chain(result).chain(self.error);
         parts.collect::<Vec<_>>().join("\n")
     }
 }
@@ -2093,7 +2138,7 @@ fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf
         let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
         if let Some([_, _, is]) = ask_base(&base, &cwd, "look").ok().filter(is_new) {
             let note = format!("python3 is now {is}: the builtin runs on it from its next start");
-            post(move |server| server.interpreter(BUILTIN).0.notices.push(note));
+            post(move |server| server.interpreter(BUILTIN).0.notice(note));
         }
     };
     start_thread("base check", check).unwrap_or_else(|why| say(&why));
@@ -2687,15 +2732,16 @@ struct Stream {
     left: usize,  // characters that may still go out at once
     spare: usize, // characters that may still be held back
     held: Vec<Value>,
-    sent_result: bool,     // it was long, and nothing is cut: it went out as it came
+    nudged: Instant,       // when it was told last that there is more, which is not shown
+    sent: [u64; 3],        // characters, of each stream
     partial: [Vec<u8>; 3], // bytes of a character that is not complete
 }
 
 impl Stream {
     fn new(full: bool, chunked: bool) -> Self {
         let (left, spare) = (if full { usize::MAX } else { HEAD_CHARS }, TEXT_CHARS_MAX);
-        let (held, partial) = (Vec::new(), Default::default());
-        Stream { full, chunked, begun: false, left, spare, held, sent_result: false, partial }
+        let (held, nudged, partial) = (Vec::new(), Instant::now(), Default::default());
+        Stream { full, chunked, begun: false, left, spare, held, nudged, sent: [0; 3], partial }
     }
 }
 
@@ -2749,7 +2795,6 @@ impl Desk {
     /// Sends on what a streaming call's cell printed; no bytes: what is left of a character that never got complete.
     fn stream(&mut self, key: u64, stream: usize, bytes: &[u8]) {
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return };
-        state.sent_result |= stream == RESULT && !bytes.is_empty();
         let mut all = mem::take(&mut state.partial[stream]);
         all.extend_from_slice(bytes);
         if !bytes.is_empty() {
@@ -2758,30 +2803,37 @@ impl Desk {
         let text = escaped(&all);
         let (now, later) = text.split_at(first_chars(&text, state.left).len());
         let later = first_chars(later, state.spare);
-        state.left -= now.chars().count();
-        state.spare -= later.chars().count();
+        let count = now.chars().count();
+        (state.left, state.spare) = (state.left - count, state.spare - later.chars().count());
+        state.sent[stream] += count as u64;
         if !later.is_empty() {
             state.held.push(json!({ STREAMS[stream]: later }));
         }
-        if !now.is_empty() {
+        let nudge = stream == 0 && now.len() < text.len() && state.nudged.elapsed() > PROGRESS_EVERY;
+        if nudge {
+            state.nudged = Instant::now(); // an empty event, for a client whose reader is gone would not notice else
+        }
+        if nudge || !now.is_empty() {
             self.event(key, Some(json!({ STREAMS[stream]: now })), false);
         }
     }
 
     /// Sends what a streaming call's cell has left to tell but for its last word, which is returned.
-    fn end_stream(&mut self, key: u64, told: Told, lead: &str) -> String {
+    fn end_stream(&mut self, key: u64, told: Told, exit: i32, output: &Output) -> String {
+        let mut sent_result = output.sent_result;
+        if let (true, Some(result)) = (!sent_result && (told.cut.is_some() || exit != 0), &told.result) {
+            self.stream(key, 0, output.lead.as_bytes());
+            self.stream(key, RESULT, result.as_bytes());
+            sent_result = true;
+        }
         (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
         let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return String::new() };
-        let (mut rest, sent_result) = (mem::take(&mut state.held), state.sent_result);
-        if let (Some(_), Some(result), false) = (&told.cut, &told.result, sent_result) {
-            self.stream(key, RESULT, format!("{lead}{result}").as_bytes()); // the head goes on with it
+        let mut rest = mem::take(&mut state.held);
+        if told.cut.is_some() {
+            rest = output.tails(state.sent);
         }
-        if let Some((tail, block)) = told.cut {
-            rest = vec![json!({ "stdout": tail }), json!({ "note": block })];
-        } else if sent_result {
-            rest.push(json!({ "stdout": "\n" }));
-        }
-        let notes = told.notes.into_iter().map(|note| json!({ "note": note }));
+        rest.extend(sent_result.then(|| json!({ "stdout": "\n" })));
+        let notes = told.cut.into_iter().chain(told.notes).map(|note| json!({ "note": note }));
         rest.into_iter().chain(notes).for_each(|event| self.event(key, Some(event), false));
         told.result.filter(|_| !sent_result).into_iter().chain(told.error).collect::<Vec<_>>().join("\n")
     }
@@ -2850,8 +2902,9 @@ fn read_order(words: &[OsString]) -> Result<(&'static str, Object), (i32, String
         }
     }
     let path = paths.pop().unwrap_or("/execute");
-    let stray = path == "/execute" && (given.contains_key("save") || given.contains_key("remove"));
-    if stray || !paths.is_empty() {
+    let stray = |flag, of| given.contains_key(flag) && path != of;
+    let strays = stray("save", "/tools/add_interpreter") || stray("remove", "/tools/stop_interpreter");
+    if strays || !paths.is_empty() {
         return Err(usage("at most one of FILE, -c and an action; --save is --add's, --remove is --stop's".into()));
     }
     if let Some(seconds) = given.get_mut("timeout") {
@@ -2914,6 +2967,9 @@ fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<Option<i32>> {
         (.., Some(note)) => (1, note, true, None),
         _ => (is_error.into(), told, true, Some(code)),
     };
+    // Nothing to show though there is more: a reader who is gone would have ended us by it.
+    let gone = text.is_empty() && code.is_none() && sys::poll(&mut [sys::watch(1, 0)], Instant::now());
+    let text = if gone { "\n" } else { text };
     if !text.is_empty() {
         let (start, end) = (if whole && !fresh[to] { "\n" } else { "" }, if whole { "\n" } else { "" });
         let text = format!("{start}{text}{end}");

@@ -376,12 +376,15 @@ def three_shapes(binary, rng, count):
             continue
         with open(file[1], "rb") as whole:
             whole = whole.read().decode("utf-8", "backslashreplace")
-        everything = "".join(full) if "1/0" not in code else full[0] + full[1]
-        head, _, tail = short[0].partition(CUT.search(short[0])[0])
-        same = sorted(everything.replace("\n", "")) == sorted(whole.replace("\n", ""))
-        rest = CUT.split(text)[1].partition("\n" + "=" * 50)[0]
-        if not same or len(head + short[1]) not in (20000, 20001) or tail.strip("\n") != rest.strip("\n"):
-            fail("three shapes of one long answer differ", (code, same, len(head), len(short[1]), tail[:50], rest[:50]))
+        raised = "1/0" in code
+        wholes = [(full[0] + full[2] * (not raised)).replace("\n", ""), full[1].replace("\n", "")]
+        if sorted("".join(wholes)) != sorted(whole.replace("\n", "")) or (short[2] != "") != raised:
+            fail("the file of a long answer, its stream in full and its last word do not agree", (code, short[2][:100]))
+        shown = [CUT.split(text) for text in short[:2]]
+        ends = [(pieces[0].replace("\n", ""), pieces[-1].replace("\n", "")) for pieces in shown]
+        fit = [whole.startswith(head) and whole.endswith(tail) for whole, (head, tail) in zip(wholes, ends)]
+        if not all(fit) or not 24990 < sum(map(len, sum(shown, []))) < 25010:
+            fail("a long answer's stream shows other ends", (code, fit, [list(map(len, pieces)) for pieces in shown]))
         os.remove(file[1])
     rss = server.at_rest((0, 99, 99))
     server.end()

@@ -119,6 +119,7 @@ fn long_output_is_cut_unless_it_goes_to_a_file_of_its_own_or_full_is_said() {
     }
     for (print, count) in [("", 30_000), ("p", 30_000), ("p\n", 200_000), ("p", 300_000)] {
         let (_, out, _) = run(&socket, &["-c", &format!("print({print:?} * 4_000, end='')\n'r' * {count}")]);
+        assert!(out.len() < 25_100, "{print:?} {count}: its result came again, {} bytes", out.len());
         let (head, tail) = out.split_once("\n[mcp-py: … ").expect("it is cut");
         let printed = print.repeat(4_000) + if print == "p" { "\n" } else { "" };
         let start = head.strip_prefix(&printed).and_then(|start| start.strip_prefix("'r")).unwrap_or_default();
@@ -136,6 +137,31 @@ fn long_output_is_cut_unless_it_goes_to_a_file_of_its_own_or_full_is_said() {
     let mut command = client(&socket, &["-c", code]);
     assert!(command.stdout(both.try_clone().unwrap()).stderr(both).status().unwrap().success());
     assert!(fs::read_to_string(&path).unwrap().contains("# OUTPUT TRUNCATED"), "stderr goes to the same file");
+}
+
+#[test]
+fn what_is_cut_keeps_each_stream_to_itself_with_the_end_of_both() {
+    let (_server, socket) = start();
+    let print = |code: &str| run(&socket, &["-c", &format!("import sys, time\n{code}")]);
+    let late = "print('x' * 30_000, flush=True); time.sleep(0.1); print('ERR', file=sys.stderr)";
+    let (_, out, err) = print(late);
+    assert!(out.ends_with("x\n") && !out.contains("ERR"), "{}", &out[out.len() - 100..]);
+    assert!(out.contains(" 5,005 characters left out …]\n"), "{}", &out[out.len() - 5_200..]);
+    assert_eq!((err.starts_with("ERR\n===="), err.matches("ERR").count()), (true, 1), "{err}");
+    for count in [1, 800] {
+        let early = format!("sys.stderr.write('WARN\\n' * {count}); sys.stderr.flush(); time.sleep(0.1)");
+        let (_, out, err) = print(&format!("{early}\nfor n in range(6_000): print('line', n)"));
+        assert!(out.ends_with("line 5998\nline 5999\n") && !out.contains("WARN"), "{}", &out[out.len() - 100..]);
+        assert_eq!(err.matches("WARN\n").count(), count);
+    }
+    // The result begins a line of its own, whichever stream was written last.
+    for (first, last) in [("stdout", "stderr"), ("stderr", "stdout")] {
+        let code = format!("sys.{first}.write('a'); sys.{first}.flush(); time.sleep(0.1); print('b', file=sys.{last})");
+        let code = format!("import sys, time\n{code}; time.sleep(0.1)\n'r' * 120_000");
+        let (_, out, _) = run(&socket, &["--full", "-c", &code]);
+        let lead = if first == "stdout" { "a\n'rrr" } else { "b\n'rrr" };
+        assert!(out.starts_with(lead), "{}", &out[..20]);
+    }
 }
 
 #[test]
@@ -173,6 +199,10 @@ fn the_exit_code_says_how_the_cell_ended() {
         let (exit, _, err) = run(&socket, words);
         assert_eq!(exit, code, "{words:?}: {err}");
     }
+    // It ended as it chose, with a value: that is no traceback.
+    let saves = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n'partial'";
+    let (code, out, err) = run(&socket, &["-t", "0.2", "-c", saves]);
+    assert_eq!((code, out.as_str(), err.contains("Traceback")), (124, "'partial'\n", false), "{err}");
     let spinning = client(&socket, &["-c", "print('on', flush=True)\nwhile True: pass"]).spawn().unwrap();
     let mut spinning = spinning;
     spinning.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
@@ -299,6 +329,27 @@ fn head_ends_the_client_and_its_cell() {
     let output = shell.output().unwrap();
     assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("line\n", ""));
     assert_eq!(server.ok("'free'"), "'free'");
+    // All that is shown was printed before the reader went: once, the cell went on until its time-out.
+    let mut child = client(&socket, &["-c", "while True: print('x' * 99)"]).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 20_000]).unwrap();
+    assert_eq!(server.ok("'free'"), "'free'");
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGPIPE));
+}
+
+#[test]
+fn who_comes_by_the_other_door_is_told_of_a_death_too() {
+    let (mut server, socket) = start();
+    let note = "[mcp-py: before this cell, interpreter 'builtin' exited with code 9; its variables are gone";
+    server.ok("data = 1");
+    assert_eq!(run(&socket, &["-c", "import os; os._exit(9)"]).0, 137);
+    let result = server.exec("data");
+    assert!(result.is_error && result.text.starts_with(note) && result.text.contains("NameError"), "{result:?}");
+    expect(run(&socket, &["-c", "1"]), 0, "1\n", "");
+    assert!(server.exec("import os; os._exit(9)").text.contains("exited with code 9"));
+    assert_eq!(server.ok("2"), "2");
+    let (code, out, err) = run(&socket, &["-c", "3"]);
+    assert_eq!((code, out.as_str(), err.starts_with(note)), (0, "3\n", true), "{err}");
+    expect(run(&socket, &["-c", "4"]), 0, "4\n", "");
 }
 
 #[test]
