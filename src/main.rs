@@ -17,9 +17,9 @@
 //! this costs: output files are written by the loop, so a disk that hangs under the output directory hangs the server.
 //!
 //! The way of a cell: `take_line`, `tools_call` and `run_tool` (or `attend_peer` and `serve_peer`) bring it to an
-//! interpreter, `submit` queues it, `begin` sends it. `read_pipe` and `take_frame` collect what comes until the frame
-//! `done`, or the exit: `cell_ended` or `bury`. From there `conclude` puts the answer together and `finish` gives it
-//! the shape that whoever asked wants, on stdout or in a peer's outbox.
+//! interpreter, where a `Lane` has others before it in its turn; `submit` queues it, `begin` sends it. `read_pipe` and
+//! `take_frame` collect what comes until the frame `done`, or the exit: `cell_ended` or `bury`. From there `conclude`
+//! puts the answer together and `finish` gives it the shape that whoever asked wants, on stdout or in a peer's outbox.
 //!
 //! Who closes what: the server closes the control socket to let an idle worker leave. A worker's death is its exit,
 //! never an end of file, for its children may hold its pipes open.
@@ -204,6 +204,7 @@ struct Server {
     desk: Desk,
     /// By name: the builtin, those that run, and those that ran or are about to.
     interpreters: BTreeMap<String, Interpreter>,
+    lanes: BTreeMap<String, Lane>, // by an interpreter's name
     bridge: Option<Bridge>,
     stdin: Option<File>,             // None after its end
     agreed: Option<&'static str>,    // the version that `initialize` agreed on
@@ -227,6 +228,25 @@ struct Desk {
     files: OutputFiles,
     buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
     closing: bool,
+}
+
+/// Calls that concern one interpreter take effect as they arrived, though some look at files first: each has its turn.
+#[derive(Default)]
+struct Lane {
+    others: bool, // than adds, which make no difference to the cells of one that runs
+    waiting: VecDeque<Act>,
+}
+
+type Act = Box<dyn FnOnce(&mut Server, Turn)>;
+
+/// A turn at an interpreter's name; where it is dropped, the next one comes.
+struct Turn(String);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let name = mem::take(&mut self.0);
+        post(move |server| server.next_turn(&name));
+    }
 }
 
 struct Call {
@@ -274,11 +294,13 @@ fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
     }
 }
 
+const ENDING: &str = "the server is ending";
+
 /// Has the loop answer a question, and waits for that. For errands; the loop itself would wait for ever.
 fn ask<T: Send + 'static>(question: impl FnOnce(&mut Server) -> T + Send + 'static) -> Result<T, String> {
     let (send, receive) = mpsc::channel();
     post(move |server| drop(send.send(question(server))));
-    receive.recv().map_err(|_| "the server is ending".into())
+    receive.recv().map_err(|_| ENDING.into())
 }
 
 fn serve() -> ! {
@@ -433,6 +455,31 @@ impl Server {
         Ok(())
     }
 
+    /// Does this when its turn comes.
+    fn in_turn(&mut self, name: &str, adds: bool, act: impl FnOnce(&mut Server, Turn) + 'static) {
+        let free = !self.lanes.contains_key(name);
+        let lane = self.lanes.entry(name.into()).or_default();
+        lane.others |= !adds;
+        lane.waiting.push_back(Box::new(act));
+        if free {
+            self.next_turn(name);
+        }
+    }
+
+    fn next_turn(&mut self, name: &str) {
+        match self.lanes.get_mut(name).and_then(|lane| lane.waiting.pop_front()) {
+            Some(act) => act(self, Turn(name.into())),
+            None => _ = self.lanes.remove(name),
+        }
+    }
+
+    /// A turn for an errand to wait for.
+    fn turn(&mut self, name: &str, adds: bool) -> mpsc::Receiver<Turn> {
+        let (send, turn) = mpsc::channel();
+        self.in_turn(name, adds, move |_, turn| _ = send.send(turn)); // where nobody waits, this drops it
+        turn
+    }
+
     /// MCP's cancellation: of the newest request with this id.
     fn cancel_request(&mut self, id: &Value) {
         self.desk.listening.retain(|listening| listening != id);
@@ -455,13 +502,41 @@ impl Server {
                 let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
                 let name = text(&given, "interpreter").unwrap_or(BUILTIN);
                 let request = given.get("code").map_or(json!({"op": op}), |code| json!({"op": op, "code": code}));
-                self.run_cell(name, Cell { key, request, timeout })
+                let (cell, named) = (Cell { key, request, timeout }, self.interpreters.get(name));
+                let now = match self.lanes.get(name) {
+                    Some(lane) => !lane.others && lane.waiting.is_empty() && named.is_some_and(|one| one.talk.up),
+                    None => named.is_some_and(|one| one.config.is_some()),
+                };
+                let full = || format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
+                ensure(self.desk.cells_waiting < CELLS_WAITING_MAX, full)?;
+                if now {
+                    self.run_cell(name, cell, None);
+                } else {
+                    self.desk.cells_waiting += 1;
+                    self.in_turn(name, false, move |server, turn| {
+                        server.desk.cells_waiting -= 1;
+                        if server.desk.calls.contains_key(&key) {
+                            server.run_cell(&turn.0.clone(), cell, Some(turn));
+                        }
+                    });
+                }
+                Ok(())
             }
-            Run::Errand(handler) => self.errand(move || {
-                let result = handler(key, &given).unwrap_or_else(|why| tool_text(&why, true));
-                post(move |server| server.desk.answer(key, result));
-            }),
+            Run::Errand(handler) => self.errand_for(key, move || handler(&given)),
+            Run::InTurn(handler) => {
+                let adds = tool.shown["name"] == "add_interpreter";
+                let turn = self.turn(text(&given, "name").unwrap_or_default(), adds);
+                self.errand_for(key, move || handler(key, &given, turn.recv().map_err(|_| ENDING)?))
+            }
         }
+    }
+
+    /// An errand that ends with a call's answer.
+    fn errand_for(&mut self, key: u64, work: impl FnOnce() -> Outcome + Send + 'static) -> Result<(), String> {
+        self.errand(move || {
+            let result = work().unwrap_or_else(|why| tool_text(&why, true));
+            post(move |server| server.desk.answer(key, result));
+        })
     }
 }
 
@@ -703,11 +778,8 @@ impl Server {
             ("tools/list", _) if !params["cursor"].is_null() => return invalid("unknown cursor: there is one page"),
             ("tools/list", _) => {
                 let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, None);
-                let list = move || {
-                    let result = json!({"tools": *TOOL_LIST});
-                    post(move |server| server.desk.answer(key, result));
-                };
-                return self.errand(list).map_err(internal);
+                let listed = self.errand_for(key, || Ok(json!({"tools": *TOOL_LIST})));
+                return listed.inspect_err(|_| _ = self.desk.calls.remove(&key)).map_err(internal);
             }
             ("tools/call", _) => return self.tools_call(id, params, modern),
             _ => return Err((rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here"), Value::Null)),
@@ -781,8 +853,10 @@ struct Tool {
 enum Run {
     /// In an interpreter, in turn: the `op` that its worker is asked for (worker.py has the protocol).
     Cell(&'static str),
-    /// As an errand, for it looks at files or processes; with the call's key and arguments.
-    Errand(fn(u64, &Object) -> Outcome),
+    /// As an errand, for it looks at files or processes; with the arguments.
+    Errand(fn(&Object) -> Outcome),
+    /// As an errand, too, but in turn with what else concerns that interpreter; with the call's key.
+    InTurn(fn(u64, &Object, Turn) -> Outcome),
 }
 
 /// The result of a tool; an error is a text for people.
@@ -828,7 +902,7 @@ Delete all variables, functions and imports of an interpreter. Its process goes 
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
         tool("get_session_info", "Get Session Info", "read-only", Run::Errand(get_session_info), &[], json!({}), "\
 This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", session),
-        tool("add_interpreter", "Add External Interpreter", "", Run::Errand(add_interpreter),
+        tool("add_interpreter", "Add External Interpreter", "", Run::InTurn(add_interpreter),
             &["name", "python_path"], json!({
             "name": typed("string", "1 to 64 of A-Z a-z 0-9 . _ -"),
             "python_path": typed("string", "The Python executable; may be relative to the project or start with ~."),
@@ -842,7 +916,7 @@ This server's session: host process, project, output directory, transcript, upti
 Start another Python, such as a project's virtual environment, beside the builtin one; then pass its name as \
 `interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
 saved one starts with its saved settings; what is given replaces them for this run.").with("outputSchema", interpreter),
-        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::Errand(stop_interpreter), &["name"], json!({
+        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::InTurn(stop_interpreter), &["name"], json!({
             "name": typed("string", "Which one."),
             "remove": typed("boolean", "Also delete its saved configuration. Default false."),
         }), "\
@@ -964,7 +1038,7 @@ fn tool_structure(structure: Value) -> Outcome {
     Ok(json!({"content": [{"type": "text", "text": text}], "isError": false, "structuredContent": structure}))
 }
 
-fn get_session_info(_: u64, _: &Object) -> Outcome {
+fn get_session_info(_: &Object) -> Outcome {
     let (id, (since, at), _) = (HOST.session_id(), &*STARTED, &*PUBLISHED);
     let (output, socket) = ask(|server| {
         let output = server.desk.files.open().ok().map(|dir| dir.display().to_string());
@@ -981,7 +1055,7 @@ fn get_session_info(_: u64, _: &Object) -> Outcome {
     }))
 }
 
-fn list_interpreters(_: u64, _: &Object) -> Outcome {
+fn list_interpreters(_: &Object) -> Outcome {
     let (known, unread) = known();
     unread.iter().for_each(|why| say(why)); // the rest of the list is still true
     let show = |(name, (source, config)): (String, Known)| (name.clone(), describe(&name, source, &config, None));
@@ -992,7 +1066,7 @@ fn list_interpreters(_: u64, _: &Object) -> Outcome {
     tool_structure(json!({"result": builtin.into_iter().chain(listed.into_values()).collect::<Vec<_>>()}))
 }
 
-fn add_interpreter(key: u64, arguments: &Object) -> Outcome {
+fn add_interpreter(key: u64, arguments: &Object, turn: Turn) -> Outcome {
     let name = text(arguments, "name").unwrap_or_default();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let good = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
@@ -1000,13 +1074,23 @@ fn add_interpreter(key: u64, arguments: &Object) -> Outcome {
     let save = arguments.get("save") == Some(&json!(true));
     let (mut known, unread) = known();
     unread.filter(|_| save).map_or(Ok(()), Err)?; // what can't be read can't be written: it is said before the start
-    let (named, known, given) = (name.to_owned(), known.remove(name), config_of(arguments));
-    let (config, ran, up) = ask(move |server| server.add(key, &named, known, given, save))??;
-    let started = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into()));
-    if started.is_err() && !ran {
-        stop(name)?;
+    let (known, given) = (known.remove(name), config_of(arguments));
+    let named = name.to_owned();
+    let (config, ran, changed, up) = ask(move |server| server.add(key, &named, known, given, save))??;
+    drop(turn); // a stop, too, may come while it starts
+    let take_turn = || {
+        let named = name.to_owned();
+        ask(move |server| server.turn(&named, true))?.recv().map_err(|_| ENDING.to_owned())
+    };
+    if let Err(why) = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into())) {
+        let _turn = take_turn()?;
+        stop(name, |one| one.waiting.is_empty() && !one.talk.up)?; // unless others wait for the same start
+        return Err(format!("interpreter '{name}' could not be started: {why}"));
     }
-    started.map_err(|why| format!("interpreter '{name}' could not be started: {why}"))?;
+    let _turn = save.then(take_turn).transpose()?; // what stopped it meanwhile may have removed it as well
+    let named = name.to_owned();
+    let shown = ask(move |server| server.interpreters.get(&named).and_then(Interpreter::shown))?;
+    let mut shown = shown.ok_or_else(|| format!("interpreter '{name}' was stopped again"))?;
     if save {
         update_saved(|saved| {
             let entry = saved.remove(name).unwrap_or_default();
@@ -1017,20 +1101,26 @@ fn add_interpreter(key: u64, arguments: &Object) -> Outcome {
             saved.insert(name.to_owned(), entry.into());
         })
         .map_err(|why| format!("interpreter '{name}' runs, but was not saved: {why}"))?;
+        shown["source"] = json!("saved");
+        let named = name.to_owned();
+        post(move |server| {
+            if let Some(interpreter) = server.interpreters.get_mut(&named) {
+                (interpreter.source, interpreter.config) = (Source::Saved, Some(config));
+            }
+        });
     }
-    let named = name.to_owned();
-    let mut shown = ask(move |server| {
-        let interpreter = server.interpreters.get_mut(&named)?;
-        interpreter.source = if save { Source::Saved } else { interpreter.source };
-        interpreter.shown()
-    })?
-    .ok_or("it was stopped again")?;
     let became = if ran { "was running already" } else { "started" };
-    shown["message"] = json!(format!("Interpreter '{name}' {became}{}", if save { ", and is saved" } else { "" }));
+    let saved = if save { ", and is saved" } else { "" };
+    let hint = match (ran && changed, save) {
+        (false, _) => "",
+        (true, true) => "; what is given holds from its next start",
+        (true, false) => "; what is given beside its path has no effect",
+    };
+    shown["message"] = json!(format!("Interpreter '{name}' {became}{saved}{hint}"));
     tool_structure(shown)
 }
 
-fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
+fn stop_interpreter(_: u64, arguments: &Object, _turn: Turn) -> Outcome {
     let name = text(arguments, "name").unwrap_or_default();
     let remove = arguments.get("remove") == Some(&json!(true));
     ensure(name != BUILTIN, || "the interpreter \"builtin\" can't be stopped; reset clears it".into())?;
@@ -1038,7 +1128,7 @@ fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
     ensure(!remove || known != Ok(Source::Discovered), || {
         format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
     })?;
-    let was = stop(name)?;
+    let was = stop(name, |_| true)?;
     let what = if was.is_some_and(|(_, ran)| ran) { "stopped" } else { "was not running" };
     let became = match known.or_else(|why| was.map(|(source, _)| source).ok_or(why))? {
         Source::Saved if remove => {
@@ -1054,11 +1144,11 @@ fn stop_interpreter(_: u64, arguments: &Object) -> Outcome {
 }
 
 /// Ends an interpreter and waits until it has left the table: STOP_GRACE and a little at most. Returns what it was and
-/// whether it ran; None where it was not there. For errands.
-fn stop(name: &str) -> Result<Option<(Source, bool)>, String> {
+/// whether it ran; None where it was not there, or is to go on. For errands that have a turn.
+fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Option<(Source, bool)>, String> {
     let (name, (send, gone)) = (name.to_owned(), mpsc::channel::<()>());
     let was = ask(move |server| {
-        let interpreter = server.interpreters.get_mut(&name)?;
+        let interpreter = server.interpreters.get_mut(&name).filter(|one| may(one))?;
         let was = (interpreter.source, interpreter.runs());
         interpreter.when_gone.push(send);
         interpreter.leave_by.get_or_insert(Instant::now() + STOP_GRACE);
@@ -1081,6 +1171,7 @@ struct Interpreter {
     source: Source,
     config: Option<Object>, // None until the first start has looked the name up
     waiting: VecDeque<Cell>,
+    turn: Option<Turn>,    // that of the cell for which the name is to be looked up
     spawning: Option<u64>, // the number of the keeper thread that is starting a process
     process: Option<Process>,
     talk: Talk,
@@ -1161,14 +1252,16 @@ impl Server {
     }
 
     /// Hands a call's cell to its interpreter, where a cancellation will look for it.
-    fn run_cell(&mut self, name: &str, cell: Cell) -> Result<(), String> {
+    fn run_cell(&mut self, name: &str, cell: Cell, turn: Option<Turn>) {
         let (interpreter, desk) = self.interpreter(name);
         desk.calls.get_mut(&cell.key).into_iter().for_each(|call| call.interpreter = Some(name.into()));
-        interpreter.submit(cell, desk)
+        interpreter.turn = turn;
+        interpreter.submit(cell, desk);
+        interpreter.turn = None; // what did not take it has no need of it
     }
 
-    /// Starts what add_interpreter is to add, unless it runs. Returns its configuration, whether it ran, and word of
-    /// when it is up.
+    /// Starts what add_interpreter is to add, unless it runs. Returns its configuration, whether it ran, whether what
+    /// was given changes that, and word of when it is up.
     fn add(&mut self, key: u64, name: &str, known: Option<Known>, given: Object, save: bool) -> Result<Added, String> {
         let (send, up) = mpsc::channel();
         self.desk.calls.get_mut(&key).ok_or("the call was cancelled")?.then = Some(send);
@@ -1185,13 +1278,14 @@ impl Server {
             }
             _ => (Source::Transient, Object::new()),
         };
+        let changed = given.iter().any(|(member, value)| member != "python_path" && config.get(member) != Some(value));
         config.extend(given);
         if !runs {
             let (interpreter, _) = self.interpreter(name);
             (interpreter.source, interpreter.config) = (source, Some(config.clone()));
         }
-        self.run_cell(name, Cell { key, request: Value::Null, timeout: None })?;
-        Ok((config, runs, up))
+        self.run_cell(name, Cell { key, request: Value::Null, timeout: None }, None);
+        Ok((config, runs, changed, up))
     }
 
     /// A keeper thread has a process, or can't have one.
@@ -1223,7 +1317,7 @@ impl Server {
     }
 }
 
-type Added = (Object, bool, mpsc::Receiver<Result<(), String>>);
+type Added = (Object, bool, bool, mpsc::Receiver<Result<(), String>>);
 
 impl Interpreter {
     fn runs(&self) -> bool {
@@ -1236,19 +1330,13 @@ impl Interpreter {
     }
 
     /// Queues a cell; one that asks nothing has its answer at once where the worker is up, busy or not.
-    fn submit(&mut self, cell: Cell, desk: &mut Desk) -> Result<(), String> {
-        let full = format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
-        ensure(desk.cells_waiting < CELLS_WAITING_MAX, || full)?;
-        let name = &self.name;
-        ensure(self.when_gone.is_empty(), || format!("interpreter '{name}' is being stopped: this one was not run"))?;
+    fn submit(&mut self, cell: Cell, desk: &mut Desk) {
         if cell.request.is_null() && self.process.is_some() && self.talk.up {
-            desk.finish(cell.key, None, 0);
-            return Ok(());
+            return desk.finish(cell.key, None, 0);
         }
         desk.cells_waiting += 1;
         self.waiting.push_back(cell);
         self.next(desk);
-        Ok(())
     }
 
     /// Starts what can be started: a process where there is none, or the next cell of one that has nothing to do. That
@@ -1283,9 +1371,11 @@ impl Interpreter {
             return;
         }
         let known = self.config.clone().map(|config| (self.source, config));
-        let (name, number, suspect) = (self.name.clone(), desk.key(), self.suspect);
+        let (name, number, suspect, turn) = (self.name.clone(), desk.key(), self.suspect, self.turn.take());
         let keep = move || {
-            let spawned = known.map_or_else(|| look_up(&name), Ok).and_then(|(source, config)| {
+            let found = known.map_or_else(|| look_up(&name), Ok);
+            let _turn = turn.filter(|_| found.is_err()); // who is next finds the same; else it lasts until that is told
+            let spawned = found.and_then(|(source, config)| {
                 let process = Process::spawn(&name, &config, suspect)?;
                 Ok((source, config, process))
             });
@@ -2664,16 +2754,15 @@ impl Server {
         self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
         let started = match tool {
             Some(tool) => self.run_tool(key, tool, given),
-            None => self.errand(move || {
+            None => self.errand_for(key, || {
                 let (session_id, since) = (HOST.session_id(), uptime(STARTED.0));
-                let health = json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
-                    "session_id": session_id, "project_dir": PROJECT.dir.to_string_lossy(), "host": HOST.name});
-                post(move |server| server.desk.answer(key, health));
+                Ok(json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
+                    "session_id": session_id, "project_dir": PROJECT.dir.to_string_lossy(), "host": HOST.name}))
             }),
         };
         match started {
             Err(why) => self.desk.finish(key, Some(&why), EXIT_FAILED),
-            Ok(()) if self.interpreters.get(&name).is_some_and(|one| one.config.is_some()) => {
+            Ok(()) if !self.lanes.contains_key(&name) => {
                 self.desk.event(key, None, false); // a stream's head; else there may be none of that name
             }
             Ok(()) => {}

@@ -1,6 +1,6 @@
 //! What comes on stdin, and what goes out on stdout: DESIGN 7, row by row.
 
-use crate::client::{binary, modern_params, python, Server, DEADLINE, LEGACY, MODERN};
+use crate::client::{binary, modern_params, python, Folder, Server, DEADLINE, LEGACY, MODERN};
 use crate::procs;
 use serde_json::{json, Value};
 use std::fs;
@@ -620,6 +620,24 @@ fn unknown_methods_are_not_found() {
         let response = server.request(method, Value::Null);
         expect_error(&mut server, &response, -32601);
     }
+}
+
+/// A call that was refused once stayed open, and an idle server then waited for it at the end of stdin.
+#[test]
+fn a_list_that_is_refused_for_too_many_calls_leaves_nothing_open() {
+    let folder = Folder::new();
+    let hanging = folder.script("hanging-python", "#!/bin/sh\nexec sleep 600\n");
+    let mut server = Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", "/bin/false"));
+    server.initialize();
+    let adding = json!({"name": "x", "python_path": hanging});
+    let ids: Vec<_> = (0..64).map(|_| server.start_call("add_interpreter", adding.clone())).collect();
+    let response = server.request("tools/list", Value::Null);
+    expect_error(&mut server, &response, -32603);
+    ids.into_iter().for_each(|id| server.cancel(id));
+    procs::eventually(DEADLINE, "the calls have ended", || server.processes().len() == 1);
+    let began = Instant::now();
+    assert_eq!(server.finish(DEADLINE), Some(0));
+    assert!(began.elapsed() < Duration::from_millis(1_200), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -865,6 +865,27 @@ fn cancelling_one_of_two_adds_leaves_the_other_alone() {
     assert_eq!(run_in(&mut server, "x", "1 + 1"), "2");
 }
 
+/// Once the start went down with the call that was first, whoever else waited for it.
+#[test]
+fn cancelling_the_first_of_those_that_wait_for_a_start_leaves_it_to_the_others() {
+    let mut server = start(&Folder::new());
+    let (flag, release) = (server.flag(), server.flag());
+    let script = format!(
+        "import os, time\nopen({flag:?}, 'w').close()\nwhile not os.path.exists({release:?}): time.sleep(0.01)"
+    );
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", adding.clone());
+    server.expect_file(&flag);
+    let second = server.start_call("add_interpreter", adding);
+    let cell = server.start_call("execute", json!({"code": "1 + 1", "interpreter": "x"}));
+    server.cancel(first);
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    let result = server.wait(second);
+    assert!(!result.is_error, "{}", result.text);
+    assert_eq!(server.wait(cell).text, "2");
+}
+
 #[test]
 fn adding_a_running_one_with_another_path_is_an_error_that_says_what_to_do() {
     let folder = Folder::new();
@@ -956,6 +977,25 @@ fn a_running_one_can_be_saved_without_a_new_start() {
     assert_eq!(saved(&folder)["interpreters"]["x"]["env"], json!({"A": "1"}));
     done(&mut server, "stop_interpreter", json!({"name": "x"}));
     assert_eq!(listed_as(&mut server, "x").expect("it stays")["state"], "stopped");
+}
+
+/// It once looked as if they held at once, and a restart after a crash went on with the old ones.
+#[test]
+fn settings_saved_for_a_running_one_hold_from_its_next_start() {
+    let mut server = start(&Folder::new());
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": "word = 'old'"});
+    let pid = pid_of(&add(&mut server, adding));
+    let mut given = json!({"name": "x", "python_path": python(), "startup_script": "word = 'new'"});
+    let text = add(&mut server, given.clone())["message"].to_string();
+    assert!(text.contains("already") && text.contains("has no effect"), "{text}");
+    given["save"] = json!(true);
+    let text = add(&mut server, given)["message"].to_string();
+    assert!(text.contains("is saved") && text.contains("next start"), "{text}");
+    assert_eq!(run_in(&mut server, "x", "word"), "'old'");
+    server.call("execute", json!({"code": "import os; os._exit(1)", "interpreter": "x"}));
+    procs::eventually(DEADLINE, "it has ended", || !procs::is_alive(pid));
+    let again = server.call("execute", json!({"code": "print(word)", "interpreter": "x"}));
+    assert!(again.text.contains("new"), "{}", again.text);
 }
 
 #[test]
@@ -1197,6 +1237,71 @@ fn adds_of_one_name_at_the_same_time_fail_together() {
     }
     expect_nothing_but_the_server(&mut server);
     assert_eq!(names_listed(&mut server), ["builtin"]);
+}
+
+// ---- the order of calls that concern one interpreter ---------------------------------------------------------------
+
+/// Sends calls at once; returns their answers in this order.
+#[track_caller]
+fn at_once(server: &mut Server, calls: &[(&str, Value)]) -> Vec<ToolResult> {
+    let ids: Vec<_> = calls.iter().map(|(tool, arguments)| server.start_call(tool, arguments.clone())).collect();
+    ids.into_iter().map(|id| server.wait(id)).collect()
+}
+
+/// They once looked at files first, each for itself, and what came first was left to chance.
+#[test]
+fn calls_that_concern_one_interpreter_take_effect_in_their_order_of_arrival() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let adding = ("add_interpreter", json!({"name": "x", "python_path": python()}));
+    let saving = ("add_interpreter", json!({"name": "x", "python_path": python(), "save": true}));
+    let stop = ("stop_interpreter", json!({"name": "x"}));
+    let remove = ("stop_interpreter", json!({"name": "x", "remove": true}));
+    let cell = |code: &str| ("execute", json!({"code": code, "interpreter": "x"}));
+    let (set, get) = (cell("n = globals().get('n', 0) + 1"), cell("n"));
+    for (calls, texts) in [
+        (vec![&set, &adding, &set, &set, &get], vec!["there is no interpreter", "started", "", "", "2"]),
+        (vec![&stop, &adding, &set, &get], vec!["stopped", "started", "", "1"]),
+        (vec![&stop, &get, &saving, &set], vec!["stopped", "there is no interpreter", "is saved", ""]),
+        (vec![&stop, &set, &adding, &get], vec!["kept", "", "already", "1"]),
+        (vec![&set, &adding, &set, &get], vec!["", "already", "", "3"]),
+        (vec![&remove, &set, &stop, &adding, &set], vec!["removed", "there is no", "there is no", "started", ""]),
+        (vec![&remove, &remove, &get, &adding], vec!["not saved", "there is no", "there is no", "started"]),
+    ] {
+        let calls: Vec<_> = calls.into_iter().cloned().collect();
+        let results = at_once(&mut server, &calls);
+        let fits = |(result, text): (&ToolResult, &&str)| {
+            result.text.contains(*text) && result.is_error == text.starts_with("there is no")
+        };
+        if !results.iter().zip(&texts).all(fits) {
+            server.fail(&format!("{calls:?}: {texts:?} was expected, not {results:?}"));
+        }
+    }
+    let waiting = [("stop_interpreter", "name"), ("execute", "interpreter")].map(|(tool, name)| {
+        server.start_call(tool, if tool == "execute" { json!({"code": "1", name: "x"}) } else { json!({name: "x"}) })
+    });
+    server.cancel(waiting[1]);
+    assert!(!server.wait(waiting[0]).is_error);
+    server.expect_no_answer();
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_save_that_waits_for_its_lock_holds_up_neither_cells_of_that_interpreter_nor_others() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    for name in ["x", "y"] {
+        add(&mut server, json!({"name": name, "python_path": python(), "save": true}));
+    }
+    let held = File::open(saved_dir(&folder).join("interpreters.lock")).unwrap();
+    // SAFETY: flock(2) takes two integers and touches no memory of ours.
+    assert_eq!(unsafe { libc::flock(held.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }, 0);
+    let saving = server.start_call("add_interpreter", json!({"name": "x", "python_path": python(), "save": true}));
+    server.expect_no_answer();
+    assert_eq!(run_in(&mut server, "x", "1 + 1"), "2");
+    done(&mut server, "stop_interpreter", json!({"name": "y"}));
+    drop(held);
+    assert!(!server.wait(saving).is_error);
 }
 
 // ---- stop_interpreter ----------------------------------------------------------------------------------------------
