@@ -534,7 +534,7 @@ impl Server {
     /// An errand that ends with a call's answer.
     fn errand_for(&mut self, key: u64, work: impl FnOnce() -> Outcome + Send + 'static) -> Result<(), String> {
         self.errand(move || {
-            let result = work().unwrap_or_else(|why| tool_text(&why, true));
+            let result = work().unwrap_or_else(|why| refusal(&why));
             post(move |server| server.desk.answer(key, result));
         })
     }
@@ -576,7 +576,7 @@ impl Desk {
 
     /// The answer to a cell that did not run, or had nothing to do.
     fn finish(&mut self, key: u64, error: Option<&str>, exit: i32) {
-        let ending = Ending { error: error.map(str::to_owned), exit, notes: Vec::new() };
+        let ending = Ending { error: error.map(|why| keep_ends(why, RESULT_CHARS_HINT)), exit, notes: Vec::new() };
         self.conclude(key, &mut Output::default(), ending, Vec::new());
     }
 
@@ -722,7 +722,7 @@ impl Server {
         match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => {
                 if let Err((code, message, data)) = self.request(&id, &method, &params) {
-                    self.desk.send(&rpc::error(Some(&id), code, &message, data));
+                    self.desk.send(&rpc::error(Some(&id), code, &keep_ends(&message, NOTE_CHARS_MAX), data));
                 }
             }
             rpc::Message::Notification { method, params } => {
@@ -801,7 +801,7 @@ impl Server {
         let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
         let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, token);
         let started = self.run_tool(key, tool, arguments);
-        started.unwrap_or_else(|why| self.desk.answer(key, tool_text(&why, true)));
+        started.unwrap_or_else(|why| self.desk.answer(key, refusal(&why)));
         Ok(())
     }
 }
@@ -817,7 +817,7 @@ fn is_modern(method: &str, meta: &Value) -> Result<bool, Failure> {
         None => Ok(false),
         Some(version) if LEGACY.contains(&version) => Ok(false),
         Some(version) if version != MODERN => {
-            let data = json!({"supported": VERSIONS, "requested": version});
+            let data = json!({"supported": VERSIONS, "requested": keep_ends(version, VALUE_SHOWN_CHARS)});
             Err((rpc::UNSUPPORTED_VERSION, format!("protocol version {version:?} is not supported"), data))
         }
         Some(_) if meta[CAPABILITIES].is_object() => Ok(true),
@@ -1030,6 +1030,11 @@ fn patience(limit: Duration) -> Duration {
 
 fn tool_text(text: &str, is_error: bool) -> Value {
     json!({"content": [{"type": "text", "text": text}], "isError": is_error})
+}
+
+/// Why there is no result. A client may hang up at a long line, so what a text quotes is not echoed whole.
+fn refusal(why: &str) -> Value {
+    tool_text(&keep_ends(why, RESULT_CHARS_HINT), true)
 }
 
 /// A structured result, and the same as text for clients that show that.
@@ -2398,7 +2403,8 @@ fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpret
     let version = |python: &PathBuf| live.map_or_else(|| version_in_venv(python), |live| live.talk.version.clone());
     let here = || Some(env::current_dir().ok()?.display().to_string());
     json!({
-        "name": name, "source": format!("{source:?}").to_lowercase(), "description": text(config, "description"),
+        "name": name, "source": format!("{source:?}").to_lowercase(),
+        "description": text(config, "description").map(|text| keep_ends(text, NOTE_CHARS_MAX)),
         "state": if live.is_some_and(Interpreter::runs) { "running" } else { "stopped" },
         "python_path": python.as_ref().map(|path| path.display().to_string()),
         "python_version": python.as_ref().and_then(version),

@@ -622,6 +622,32 @@ fn unknown_methods_are_not_found() {
     }
 }
 
+/// Each of these was once echoed whole, in a line longer than clients take. The harness looks at the length of each.
+#[test]
+fn what_an_error_quotes_is_cut() {
+    let mut server = Server::with(|builder| builder.env("MCP_PY_PYTHON", "/bin/false"));
+    server.initialize();
+    let long = "x".repeat(12 << 20);
+    let response = server.request(&long, Value::Null);
+    expect_error(&mut server, &response, -32601);
+    let response = server.request("tools/call", json!({"name": long}));
+    expect_error(&mut server, &response, -32602);
+    let params = json!({"_meta": {"io.modelcontextprotocol/protocolVersion": long}});
+    let response = server.request("ping", params);
+    expect_error(&mut server, &response, -32022);
+    for (tool, arguments) in [
+        ("execute", json!({"code": "1", "interpreter": long})),
+        ("execute", json!({"code": "1", long.clone(): 1})),
+        ("stop_interpreter", json!({"name": long})),
+        ("add_interpreter", json!({"name": long, "python_path": "/bin/false"})),
+        ("add_interpreter", json!({"name": "x", "python_path": long})),
+        ("add_interpreter", json!({"name": "x", "python_path": "/bin/false", "cwd": long})),
+    ] {
+        let result = server.call(tool, arguments);
+        assert!(result.is_error && result.text.len() < 200_000, "{tool}: {} bytes", result.text.len());
+    }
+}
+
 /// A call that was refused once stayed open, and an idle server then waited for it at the end of stdin.
 #[test]
 fn a_list_that_is_refused_for_too_many_calls_leaves_nothing_open() {
