@@ -1047,7 +1047,7 @@ fn get_session_info(_: &Object) -> Outcome {
     let (id, (since, at), _) = (HOST.session_id(), &*STARTED, &*PUBLISHED);
     let (output, socket) = ask(|server| {
         let output = server.desk.files.open().ok().map(|dir| dir.display().to_string());
-        (output, server.bridge.as_ref().map(Bridge::reached))
+        (output, server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()))
     })?;
     // Claude's name for a project among its transcripts
     let slug = PROJECT.dir.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -1273,9 +1273,11 @@ impl Server {
         let live = self.interpreters.get(name);
         let runs = live.is_some_and(Interpreter::runs);
         let live = live.and_then(|one| Some((one.source, one.config.clone()?)));
+        // As paths, for these compare without `/./`.
+        let path = |config: &Object| text(config, "python_path").map(PathBuf::from);
         // The arguments are laid over what runs under this name, is saved, or stopped in this session.
         let (source, mut config) = match if runs { live.or(known) } else { known.or(live) } {
-            Some((source, config)) if config.get("python_path") == given.get("python_path") => (source, config),
+            Some((source, config)) if path(&config) == path(&given) => (source, config),
             Some((source, config)) if runs || (source == Source::Saved && !save) => {
                 let path = text(&config, "python_path").unwrap_or_default();
                 let way = if runs { "runs: stop it with stop_interpreter" } else { "is saved: save=true replaces it" };
@@ -2426,7 +2428,8 @@ fn python_of(config: &Object) -> Result<PathBuf, String> {
 /// The Python to start, and whether there is a place to start it in; what else may be wrong, its start will tell.
 fn check_config(config: &Object) -> Result<PathBuf, String> {
     let python = python_of(config)?;
-    ensure(!python.is_dir(), || format!("python_path {0} is a directory: try {0}/bin/python", python.display()))?;
+    let within = || format!("{} is a directory: try {}", python.display(), python.join("bin/python").display());
+    ensure(!python.is_dir(), || format!("python_path {}", within()))?;
     let cwd = text(config, "cwd").unwrap_or("/");
     ensure(Path::new(cwd).is_dir(), || format!("cwd {cwd} is no directory"))?;
     Ok(python)
@@ -2504,7 +2507,8 @@ fn load_saved() -> Result<(Object, Object), String> {
     let path = saved_dir()?.join("interpreters.json");
     let left = |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
     let mut bytes = Vec::new();
-    match File::open(&path).and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)) {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path); // not to wait at a FIFO
+    match file.and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)) {
         Err(error) if error.kind() == ErrorKind::NotFound => bytes = br#"{"discover_jetbrains": true}"#.into(),
         Err(error) => return Err(left(&error)),
         Ok(_) if bytes.len() as u64 == SAVED_BYTES_MAX => return Err(left(&"it has 8 MiB or more")),

@@ -3,10 +3,13 @@
 use crate::client::{python, write_executable, Builder, Folder, RealHome, Server, ToolResult, DEADLINE};
 use crate::procs;
 use serde_json::{json, Value};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -999,6 +1002,18 @@ fn settings_saved_for_a_running_one_hold_from_its_next_start() {
 }
 
 #[test]
+fn a_path_is_compared_as_a_path_and_the_hint_at_a_directory_is_one() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let other = other_python(&folder);
+    add(&mut server, json!({"name": "x", "python_path": other}));
+    let same = other.replace("/bin/", "/./bin//");
+    assert!(add(&mut server, json!({"name": "x", "python_path": same}))["message"].to_string().contains("already"));
+    let hint = format!("try {}/bin/python", folder.home().display());
+    refused(&mut server, "add_interpreter", json!({"name": "y", "python_path": "~"}), &[&hint]);
+}
+
+#[test]
 fn a_name_is_1_to_64_letters_digits_dots_underlines_and_hyphens() {
     let folder = Folder::new();
     let mut server = start(&folder);
@@ -1748,6 +1763,19 @@ fn a_file_that_does_not_parse_is_left_alone_and_the_rest_works() {
     }
 }
 
+/// A look at it once waited for ever.
+#[test]
+fn a_saved_file_that_is_a_fifo_is_left_alone_and_nothing_waits_for_it() {
+    let folder = Folder::new();
+    fs::create_dir_all(saved_dir(&folder)).unwrap();
+    assert!(Command::new("mkfifo").arg(saved_file(&folder)).status().unwrap().success());
+    let mut server = start(&folder);
+    assert_eq!(names_listed(&mut server), ["builtin"]);
+    refused(&mut server, "execute", json!({"code": "1", "interpreter": "x"}), &["left as it is"]);
+    let adding = json!({"name": "x", "python_path": python(), "save": true});
+    refused(&mut server, "add_interpreter", adding, &["left as it is"]);
+}
+
 #[test]
 fn twenty_servers_that_save_at_once_lose_nothing() {
     let folder = Folder::new();
@@ -1872,6 +1900,38 @@ fn without_home_the_user_database_knows_one() {
 }
 
 // ---- times ---------------------------------------------------------------------------------------------------------
+
+/// A path that is no text once ended the server.
+#[test]
+fn paths_that_are_not_utf_8_are_shown_as_text() {
+    let folder = Folder::new();
+    let place = |name: &str| {
+        let name = OsString::from_vec([name.as_bytes(), b"-caf\xe9"].concat());
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.join(".venv/bin")).unwrap();
+        symlink(python(), path.join("pyth")).unwrap();
+        symlink(python(), path.join(".venv/bin/python")).unwrap();
+        path
+    };
+    let (home, project) = (place("home"), place("project"));
+    let mut server = Server::with(|builder| {
+        let builder = builder.folder(&folder).env("HOME", &home).env("TMPDIR", place("tmp")).cwd(&project);
+        builder.env("CLAUDE_PROJECT_DIR", &project).env("CLAUDE_CONFIG_DIR", &home).env("PATH", &home)
+    });
+    assert!(server.ok("1 + 1").ends_with('2')); // venv makes no environment in such a home, which is said before it
+    let info = structured(&mut server, "get_session_info", json!({}));
+    assert!(info["output_dir"].as_str().unwrap().contains("tmp-caf"), "{info}");
+    assert!(info["project_dir"].as_str().unwrap().contains("project-caf"), "{info}");
+    for path in ["./pyth", "pyth", "~/pyth"] {
+        refused(&mut server, "add_interpreter", json!({"name": "x", "python_path": path}), &["caf"]);
+    }
+    add(&mut server, json!({"name": "x", "python_path": python(), "save": true}));
+    let saved = home.join(".claude-workspace/python_interpreter/interpreters.json");
+    fs::write(&saved, json!({"interpreters": {"z": {"python_path": "pyth", "cwd": "."}}}).to_string()).unwrap();
+    assert_eq!(names_listed(&mut server), ["builtin", ".venv", "x", "z"]);
+    refused(&mut server, "execute", json!({"code": "1", "interpreter": "z"}), &["caf"]);
+    server.expect_no_answer();
+}
 
 #[test]
 fn times_are_iso_8601_in_utc_and_uptimes_are_text() {
