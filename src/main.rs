@@ -1023,6 +1023,10 @@ fn seconds_from(variable: &str, default: f64) -> f64 {
     told.filter(|seconds| SECONDS.contains(seconds)).unwrap_or(default)
 }
 
+fn start_limit() -> Duration {
+    Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT))
+}
+
 /// A limit that waits; MCP_PY_HURRY divides it, so that its test takes no minute.
 fn patience(limit: Duration) -> Duration {
     limit.div_f64(seconds_from("MCP_PY_HURRY", 1.0).max(1.0))
@@ -1176,8 +1180,8 @@ struct Interpreter {
     source: Source,
     config: Option<Object>, // None until the first start has looked the name up
     waiting: VecDeque<Cell>,
-    turn: Option<Turn>,    // that of the cell for which the name is to be looked up
-    spawning: Option<u64>, // the number of the keeper thread that is starting a process
+    turn: Option<Turn>,             // that of the cell for which the name is to be looked up
+    spawning: Option<(u64, Leash)>, // the number of the keeper thread that starts a process, and what it runs for that
     process: Option<Process>,
     talk: Talk,
     between: Output, // what came between two cells; outlives a process, like the notices (I4, I5)
@@ -1297,7 +1301,8 @@ impl Server {
 
     /// A keeper thread has a process, or can't have one.
     fn spawned(&mut self, name: &str, number: u64, spawned: Result<(Source, Object, Process), String>) {
-        let interpreter = self.interpreters.get_mut(name).filter(|one| one.spawning == Some(number));
+        let interpreter =
+            self.interpreters.get_mut(name).filter(|one| one.spawning.as_ref().is_some_and(|(its, _)| *its == number));
         match (interpreter, spawned) {
             (Some(interpreter), Ok((source, config, mut process))) => {
                 process.said.take().into_iter().for_each(|said| interpreter.notice(said));
@@ -1378,12 +1383,13 @@ impl Interpreter {
             return;
         }
         let known = self.config.clone().map(|config| (self.source, config));
-        let (name, number, suspect, turn) = (self.name.clone(), desk.key(), self.suspect, self.turn.take());
+        let (name, number, suspect, leash) = (self.name.clone(), desk.key(), self.suspect, Leash::default());
+        let (held, turn) = (leash.clone(), self.turn.take());
         let keep = move || {
             let found = known.map_or_else(|| look_up(&name), Ok);
             let _turn = turn.filter(|_| found.is_err()); // who is next finds the same; else it lasts until that is told
             let spawned = found.and_then(|(source, config)| {
-                let process = Process::spawn(&name, &config, suspect)?;
+                let process = Process::spawn(&name, &config, suspect, &leash)?;
                 Ok((source, config, process))
             });
             let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
@@ -1394,7 +1400,7 @@ impl Interpreter {
             }
         };
         match start_thread("keeper", keep) {
-            Ok(()) => self.spawning = Some(number),
+            Ok(()) => self.spawning = Some((number, held)),
             Err(why) => self.fail_waiting(&why, desk),
         }
     }
@@ -1453,7 +1459,6 @@ impl Interpreter {
         if self.leave_by.is_some() {
             let _ = process.control.shutdown(std::net::Shutdown::Write); // a second time it has no effect
         }
-        let start_limit = || Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
         let starts_until = version.is_none().then(|| process.started.0 + start_limit());
         let interrupted = current.as_ref().and_then(|current| current.interrupt.as_ref());
         let ends = [
@@ -1688,10 +1693,10 @@ impl Interpreter {
 
 impl Process {
     /// May take its time.
-    fn spawn(name: &str, config: &Object, suspect: bool) -> Result<Process, String> {
+    fn spawn(name: &str, config: &Object, suspect: bool, leash: &Leash) -> Result<Process, String> {
         let base = check_config(config)?;
         let private = match text(config, "python_path") {
-            None => environment(&base, text(config, "cwd"), suspect).map(Some),
+            None => environment(&base, text(config, "cwd"), suspect, leash).map(Some),
             Some(_) => Ok(None),
         };
         static SAID: OnceLock<()> = OnceLock::new();
@@ -2184,11 +2189,16 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
     let errors = theirs.try_clone().map_err(&failed)?;
     command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
     sys::own_session(&mut command);
-    let mut held = leash.0.lock().ok().filter(|held| !held.cut).ok_or("interrupted")?;
-    let mut child = command.spawn().map_err(&failed)?;
+    ensure(leash.0.lock().is_ok_and(|held| !held.cut), || "interrupted".into())?;
+    let mut child = command.spawn().map_err(&failed)?; // not under the lock: on a dead mount it takes for ever (I2)
     let pid = child.id() as i32;
-    held.pid = Some(pid);
-    drop((held, command)); // with our copies of its ends
+    drop(command); // with our copies of its ends
+    leash.0.lock().iter_mut().for_each(|held| {
+        held.pid = Some(pid);
+        if held.cut {
+            sys::signal(pid, libc::SIGKILL, true);
+        }
+    });
     let (end, mut text, mut chunk, mut open) = (Instant::now() + patience(limit), Vec::new(), vec![0; 64 << 10], true);
     while open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
         let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
@@ -2208,17 +2218,22 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
 }
 
 /// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that.
-fn ask_base(base: &Path, cwd: &Path, how: &str) -> Result<[String; 3], String> {
+fn ask_base(base: &Path, cwd: &Path, how: &str, leash: &Leash) -> Result<[String; 3], String> {
     let mut command = Command::new(base);
     command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?).current_dir(cwd);
-    let (_, text) = run(command, ENVIRONMENT_LIMIT, &Leash::default())?;
+    let (_, text) = run(command, ENVIRONMENT_LIMIT.min(start_limit()), leash)?;
     let told: Vec<_> = text.split('\0').skip(1).map(str::to_owned).collect();
     told.try_into().map_err(|_| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
 }
 
 /// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
 /// `suspect`: that it runs is not taken for granted. Its name is remembered; where that is torn or lost, we ask again.
-fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf, Option<String>), String> {
+fn environment(
+    base: &Path,
+    cwd: Option<&str>,
+    suspect: bool,
+    leash: &Leash,
+) -> Result<(PathBuf, Option<String>), String> {
     let here = || env::current_dir().unwrap_or_else(|_| "/".into());
     let (base, cwd) = (base.to_owned(), cwd.map_or_else(here, PathBuf::from));
     let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
@@ -2226,14 +2241,14 @@ fn environment(base: &Path, cwd: Option<&str>, suspect: bool) -> Result<(PathBuf
     let name = fs::read_to_string(&known).unwrap_or_default();
     let env = known.with_file_name(&name);
     if suspect || !env.join(MADE).is_file() || !env.join("bin/python").is_file() {
-        let [note, name, _] = ask_base(&base, &cwd, "make")?;
+        let [note, name, _] = ask_base(&base, &cwd, "make", leash)?;
         let _ = fs::write(&known, &name);
         return Ok((known.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
     }
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
         let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
-        if let Some([_, _, is]) = ask_base(&base, &cwd, "look").ok().filter(is_new) {
+        if let Some([_, _, is]) = ask_base(&base, &cwd, "look", &Leash::default()).ok().filter(is_new) {
             let note = format!("python3 is now {is}: the builtin runs on it from its next start");
             post(move |server| server.interpreter(BUILTIN).0.notice(note));
         }
@@ -3246,7 +3261,7 @@ fn doctor() -> (String, String, u8) {
     };
     let base = check_config(&Object::new());
     let found = base.clone().and_then(|base| {
-        let [_, name, is] = ask_base(&base, Path::new("."), "look")?;
+        let [_, name, is] = ask_base(&base, Path::new("."), "look", &Leash::default())?;
         let env = saved_dir()?.join(name);
         let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
         Ok((format!("{} is {is}", base.display()), shown(&env) + state))

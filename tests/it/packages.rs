@@ -219,8 +219,33 @@ fn a_python_that_does_not_say_what_it_is_costs_the_environment_only() {
     let mut server =
         Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &hangs).env("MCP_PY_HURRY", "20"));
     let first = server.ok("1 + 1");
-    let why = ["missing packages can't be installed: ", "took longer than 60 s"].map(|part| first.contains(part));
+    let why = ["missing packages can't be installed: ", "took longer than 30 s"].map(|part| first.contains(part));
     assert!(why == [true; 2] && first.ends_with("]\n2"), "{first}");
+}
+
+#[test]
+fn a_python_that_hangs_costs_the_start_limit_and_its_children_end_with_the_server() {
+    let folder = Folder::new();
+    let list = folder.path().join("children");
+    let code = format!("#!/bin/sh\nsleep 1000 &\necho $! >>'{}'\nwait\n", list.display());
+    let hangs = folder.script("hangs", &code);
+    let start = |limit| {
+        Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &hangs).env("MCP_PY_START_TIMEOUT", limit))
+    };
+    let mut server = start("1");
+    let began = Instant::now();
+    let text = failure(&mut server, "1 + 1");
+    has(&mut server, &text, &["it took too long to start (MCP_PY_START_TIMEOUT)"]);
+    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+    drop(server);
+    fs::remove_file(&list).unwrap();
+    let mut server = start("1000");
+    server.start_exec("1 + 1");
+    eventually(DEADLINE, "it hangs", || fs::read_to_string(&list).is_ok_and(|text| text.ends_with('\n')));
+    let child = fs::read_to_string(&list).unwrap().trim().parse().unwrap();
+    server.kill(libc::SIGTERM);
+    server.wait_exit(DEADLINE);
+    eventually(DEADLINE, "its child is gone", || !procs::is_alive(child));
 }
 
 #[test]
