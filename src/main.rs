@@ -2156,9 +2156,15 @@ const NO_NETWORK: &str = "there is no network: ";
 
 /// Settings of installers: what would install elsewhere is not for us, and unless somebody chose that, nobody waits
 /// long for a network. With no retry pip would not say that there is none.
-const ELSEWHERE: [&str; 5] = ["PIP_TARGET", "PIP_PREFIX", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"];
+const ELSEWHERE: [&str; 4] = ["PIP_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"];
 const UNLESS_SET: &str = "UV_HTTP_TIMEOUT=5;UV_HTTP_RETRIES=0;PIP_DEFAULT_TIMEOUT=5;PIP_RETRIES=1;\
     RES_OPTIONS=timeout:2 attempts:1";
+
+/// Where to look for packages, for either of them; how names of such settings start.
+const FOR_PIP: [&str; 5] =
+    ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"];
+const FOR_UV: [&str; 7] =
+    ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
 /// A program that a thread runs and the loop may end, by dropping its end of this. It is signalled under the lock, and
 /// reaped once its number was taken out under the lock: so what is reaped is never signalled (I8).
@@ -2272,20 +2278,26 @@ fn package_of(module: &str) -> &str {
 fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, String> {
     let (end, python) = (Instant::now() + INSTALL_LIMIT, env.join("bin/python"));
     let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
-    let set = |name: &str| env::var_os(name).is_some();
-    let for_pip = ["PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"].into_iter().any(set);
-    let for_uv = env::vars_os().any(|(name, _)| name.as_bytes().starts_with(b"UV_"));
-    // Settings that only pip knows are for pip, if there is one.
-    let ways = if for_pip && !for_uv { [None, find_on_path("uv")] } else { [find_on_path("uv"), None] };
+    let told = |start: &&str| env::vars_os().any(|(name, _)| name.as_bytes().starts_with(start.as_bytes()));
+    // Where to look is told in settings that only pip knows: then it is asked first, if there is one.
+    let pip_first = FOR_PIP.iter().any(told) && !FOR_UV.iter().any(told);
+    let ways = if pip_first { [None, find_on_path("uv")] } else { [find_on_path("uv"), None] };
     for uv in ways {
         let mut command = Command::new(uv.as_ref().unwrap_or(&python));
         match uv {
             Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
-            None => command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]),
+            // The last three are against a pip.conf that installs elsewhere; an empty prefix or root would be relative.
+            None => command
+                .args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
+                .args(["--target=", "--root=/", "--prefix"])
+                .arg(env),
         };
         ELSEWHERE.iter().for_each(|name| _ = command.env_remove(name));
-        let defaults = UNLESS_SET.split(';').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| !set(name));
-        command.envs(defaults).env("PIP_USER", "0").arg(package);
+        let defaults = UNLESS_SET
+            .split(';')
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(name, _)| env::var_os(name).is_none());
+        command.envs(defaults).envs([("PIP_USER", "0"), ("PIP_DRY_RUN", "0")]).arg(package);
         let (done, text) = run(command, end.saturating_duration_since(Instant::now()), leash)?;
         if done {
             // uv says `name==version`, pip `name-version`, each in its own spelling.

@@ -32,7 +32,7 @@ fn with_uv(folder: &Folder, builder: Builder) -> Builder {
     folder.script("uv", UV);
     let path = format!("{}:{}", folder.bin().display(), std::env::var("PATH").unwrap());
     // A setting of uv's own: whoever runs these tests may have some of pip's.
-    builder.folder(folder).env("PATH", path).env("UV_LIST", list_of(folder))
+    builder.folder(folder).env("PATH", path).env("UV_LIST", list_of(folder)).env("UV_DEFAULT_INDEX", "its own")
 }
 
 fn list_of(folder: &Folder) -> PathBuf {
@@ -251,14 +251,68 @@ fn a_python_that_hangs_costs_the_start_limit_and_its_children_end_with_the_serve
 #[test]
 fn installs_can_be_turned_off() {
     let folder = Folder::new();
-    let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_AUTO_INSTALL", "off"));
-    let text = failure(&mut server, "import PIL");
-    has(
-        &mut server,
-        &text,
-        &["[mcp-py: PIL is not installed; to install it: uv pip install --python ", "/bin/python pillow]"],
-    );
-    assert!(asked(&server).is_empty());
+    for no in ["off", "OFF", " off", "0", "no", "false", "never"] {
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_AUTO_INSTALL", no));
+        let text = failure(&mut server, "import PIL");
+        has(
+            &mut server,
+            &text,
+            &["[mcp-py: PIL is not installed; to install it: uv pip install --python ", "/bin/python pillow]"],
+        );
+        assert!(asked(&server).is_empty());
+    }
+    for yes in ["", "1", "on", "Yes", "true"] {
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_AUTO_INSTALL", yes));
+        failure(&mut server, "import zz_broken");
+    }
+    assert_eq!(fs::read_to_string(list_of(&folder)).unwrap().lines().count(), 5);
+}
+
+/// A venv without the system's packages, and what a `pip` is in it that fails with what it was told.
+fn base_with_pip(folder: &Folder) -> PathBuf {
+    let base = venv(folder, "base", &[]);
+    let lib = fs::read_dir(base.join("lib")).unwrap().next().unwrap().unwrap().path();
+    fs::create_dir(lib.join("site-packages/pip")).unwrap();
+    let code =
+        "import os, sys\ntold = [f'{name}={os.environ[name]}' for name in sorted(os.environ) if name[:4] == 'PIP_']\n\
+        sys.exit(' '.join(['pip', *told, *sys.argv[4:]]))\n";
+    fs::write(lib.join("site-packages/pip/__main__.py"), code).unwrap();
+    base.join("bin/python")
+}
+
+fn venv(folder: &Folder, name: &str, options: &[&str]) -> PathBuf {
+    let path = folder.path().join(name);
+    let mut command = Command::new(python());
+    let made = command.args(["-m", "venv", "--without-pip"]).args(options).arg(&path).status().unwrap();
+    assert!(made.success());
+    path
+}
+
+#[test]
+fn settings_of_where_to_look_hold_and_those_of_where_to_put_it_do_not() {
+    let folder = Folder::new();
+    let base = base_with_pip(&folder);
+    let said = |settings: &[(&str, &str)]| {
+        let set = |builder: Builder| settings.iter().fold(builder, |builder, (name, value)| builder.env(name, value));
+        let mut server = Server::with(|builder| {
+            set(with_uv(&folder, builder).env_remove("UV_DEFAULT_INDEX").env("MCP_PY_PYTHON", &base))
+        });
+        failure(&mut server, "import zz_broken")
+    };
+    let (by_uv, by_pip) = ("zz_broken was not found in the index", "could not be installed: pip PIP_");
+    for name in ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "PIP_FIND_LINKS", "PIP_NO_INDEX"] {
+        for (also, by) in [("UV_CACHE_DIR", by_pip), ("UV_INDEX", by_uv), ("UV_EXTRA_INDEX_URL", by_uv)] {
+            let text = said(&[(name, "here"), (also, "there")]);
+            assert!(text.contains(by), "{name} {also}: {text}");
+        }
+    }
+    assert!(said(&[("PIP_CERT", "here")]).contains(by_uv));
+    let elsewhere = ["PIP_PYTHON", "PIP_DRY_RUN", "PIP_USER"].map(|name| (name, "elsewhere"));
+    let text = said(&[&elsewhere[..], &[("PIP_INDEX_URL", "here")]].concat());
+    let env = environments(&folder).remove(0);
+    let told = format!("PIP_USER=0 --target= --root=/ --prefix {} zz_broken]", env.display());
+    assert!(text.contains("pip PIP_DEFAULT_TIMEOUT=5 PIP_DRY_RUN=0 PIP_INDEX_URL=here "), "{text}");
+    assert!(text.contains(&told) && !text.contains("elsewhere"), "{text}");
 }
 
 #[test]
@@ -388,9 +442,7 @@ fn environments_when_made(server: &mut Server) -> PathBuf {
 #[test]
 fn what_the_base_has_is_there_also_where_the_base_is_a_venv() {
     let folder = Folder::new();
-    let base = folder.path().join("a base");
-    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&base).status().unwrap();
-    assert!(made.success());
+    let base = venv(&folder, "a base", &[]);
     let lib = fs::read_dir(base.join("lib")).unwrap().next().unwrap().unwrap().path();
     fs::write(lib.join("site-packages/zz_base.py"), "value = 'of the base'").unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", base.join("bin/python")));
@@ -463,9 +515,7 @@ fn a_worker_that_dies_at_its_start_costs_no_installed_package() {
 #[test]
 fn another_python_behind_the_same_name_holds_from_the_next_start() {
     let folder = Folder::new();
-    let other = folder.path().join("other");
-    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&other).status().unwrap();
-    assert!(made.success());
+    let other = venv(&folder, "other", &[]);
     // A shim, as pyenv's: it answers by a file.
     let choice = folder.path().join("choice");
     fs::write(&choice, python()).unwrap();
