@@ -1715,7 +1715,11 @@ impl Process {
         command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
         text(config, "cwd").into_iter().for_each(|cwd| _ = command.current_dir(cwd));
         sys::own_session(&mut command);
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = match command.spawn() {
+            // Like one that dies at its start: it is looked at first, and once.
+            Err(_) if env.is_some() && !suspect => return Process::spawn(name, config, true, leash),
+            spawned => spawned.map_err(failed)?,
+        };
         let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return Err("no pipes".into()) };
         sys::widen_pipe(&out, PIPE_BYTES);
         let pipes = [OwnedFd::from(out).into(), OwnedFd::from(err).into()];
@@ -2131,7 +2135,9 @@ if how == 'make':
     complete = made.exists()
     if not complete or os.spawnl(os.P_WAIT, python, python, '-I', '-c', '') != 0:
         shutil.rmtree(env, ignore_errors=True)  # what stays in the way, venv tells
-        venv.create(env, system_site_packages=True, symlinks=True)
+        # What it is made of stays: not a name that will be another Python's after an upgrade.
+        sys._base_executable = os.path.realpath(sys._base_executable)
+        venv.create(env, system_site_packages=sys.base_prefix in site.PREFIXES, symlinks=True)
         # A venv that is made from a venv does not see its packages.
         lines = ['import site; site.addsitedir(%a)\n' % place for place in places]
         next(env.glob('lib/*/site-packages')).joinpath('mcp_py_base.pth').write_text(''.join(lines))

@@ -396,16 +396,12 @@ fn two_servers_that_need_the_same_package_both_get_it() {
 fn without_uv_and_pip_the_answer_says_how_to_get_one() {
     let folder = Folder::new();
     // A base whose site-packages hold no pip: a venv without it, and without the system's.
-    let base = folder.path().join("base");
-    let made = Command::new(python()).args(["-m", "venv", "--without-pip"]).arg(&base).status().unwrap();
-    assert!(made.success());
+    let base = venv(&folder, "base", &[]);
     let mut server = Server::with(|builder| {
         builder.folder(&folder).env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", base.join("bin/python"))
     });
-    if server.ok("import importlib.util; importlib.util.find_spec('pip') is None") == "True" {
-        let text = failure(&mut server, "import zz_demo");
-        has(&mut server, &text, &["[mcp-py: zz_demo could not be installed: there is neither uv nor pip: install one"]);
-    }
+    let text = failure(&mut server, "import zz_demo");
+    has(&mut server, &text, &["[mcp-py: zz_demo could not be installed: there is neither uv nor pip: install one"]);
 }
 
 // ---- the environment -----------------------------------------------------------------------------------------------
@@ -453,6 +449,31 @@ fn what_the_base_has_is_there_also_where_the_base_is_a_venv() {
 }
 
 #[test]
+fn what_a_venv_does_not_see_the_builtin_does_not_see_either() {
+    const SYSTEMS: &str =
+        "import sys; sorted(p for p in sys.path if p.startswith(sys.base_prefix) and 'packages' in p)";
+    let folder = Folder::new();
+    for (name, options, sees) in [("alone", &[][..], false), ("with", &["--system-site-packages"], true)] {
+        let base = venv(&folder, name, options).join("bin/python");
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &base));
+        assert_eq!(server.ok(SYSTEMS) != "[]", sees, "{name}");
+    }
+}
+
+#[test]
+fn an_environment_stays_with_its_python_when_the_name_leads_to_another() {
+    let folder = Folder::new();
+    let link = folder.path().join("python3");
+    let real = Command::new(python()).args(["-c", "import sys; print(sys._base_executable)"]).output().unwrap();
+    symlink(fs::canonicalize(String::from_utf8(real.stdout).unwrap().trim()).unwrap(), &link).unwrap();
+    let start = || Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &link));
+    start().ok("import zz_demo");
+    fs::remove_file(&link).unwrap();
+    symlink("/bin/false", &link).unwrap();
+    assert_eq!(start().ok("import zz_demo; zz_demo.value"), "42");
+}
+
+#[test]
 fn servers_that_start_at_once_make_one_environment() {
     let folder = Folder::new();
     let mut servers: Vec<_> = (0..6).map(|_| Server::with(|builder| with_uv(&folder, builder))).collect();
@@ -484,6 +505,12 @@ fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
     // It is there, and fails.
     fs::remove_file(env.join("bin/python")).unwrap();
     crate::client::write_executable(&env.join("bin/python"), b"#!/bin/sh\necho no library >&2\nexit 127\n");
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("1 + 1"), NOTE);
+    drop(server);
+    // It is there, and nobody may run it.
+    fs::remove_file(env.join("bin/python")).unwrap();
+    fs::write(env.join("bin/python"), "").unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     drop(server);
