@@ -2321,7 +2321,9 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
 impl Interpreter {
     /// Where a missing package is installed; None where none is.
     fn installs_into(&self) -> Option<&PathBuf> {
-        let on = env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|value| value != "off");
+        // Only a yes is one: the switch is there for people who do not trust this.
+        let yes = |told: &str| ["", "1", "on", "yes", "true"].contains(&told.trim().to_ascii_lowercase().as_str());
+        let on = env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|told| yes(&told.to_string_lossy()));
         self.process.as_ref()?.env.as_ref().filter(|_| on)
     }
 
