@@ -2455,16 +2455,20 @@ fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpret
 
 /// The Python of a configuration; for the builtin MCP_PY_PYTHON, else the first `python3` on PATH.
 fn python_of(config: &Object) -> Result<PathBuf, String> {
-    let told = || env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let here = env::current_dir().unwrap_or_else(|_| "/".into());
+    let told = env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty());
+    let told = || Some(whole_path(Path::new(&told?), &here, true));
     let found = text(config, "python_path").map(PathBuf::from).or_else(told).or_else(|| find_on_path("python3"));
     found.ok_or_else(|| "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
 }
 
 /// The Python to start, and whether there is a place to start it in; what else may be wrong, its start will tell.
 fn check_config(config: &Object) -> Result<PathBuf, String> {
-    let python = python_of(config)?;
-    let within = || format!("{} is a directory: try {}", python.display(), python.join("bin/python").display());
-    ensure(!python.is_dir(), || format!("python_path {}", within()))?;
+    let (python, of_builtin) = (python_of(config)?, text(config, "python_path").is_none());
+    let named = format!("{} {}", if of_builtin { "MCP_PY_PYTHON" } else { "python_path" }, python.display());
+    let within = || format!("{named} is a directory: try {}", python.join("bin/python").display());
+    ensure(!python.is_dir(), within)?;
+    ensure(!of_builtin || python.exists(), || format!("{named} does not exist"))?;
     let cwd = text(config, "cwd").unwrap_or("/");
     ensure(Path::new(cwd).is_dir(), || format!("cwd {cwd} is no directory"))?;
     Ok(python)
@@ -2498,19 +2502,23 @@ fn known() -> (BTreeMap<String, Known>, Option<String>) {
     (known, unread)
 }
 
-/// A configuration from add_interpreter's arguments or from the file. Paths become absolute: `~` is the home directory,
-/// a relative one starts at the project; a Python that is a bare name and no file there is looked for on PATH.
+/// A configuration from add_interpreter's arguments or from the file. Paths become absolute; they start at the project.
 fn config_of(told: &Object) -> Object {
     let mut config = told.clone();
     config.retain(|member, value| CONFIG_MEMBERS.contains(&member.as_str()) && !value.is_null());
     for (member, value) in &mut config {
         let (true, Value::String(path)) = (member == "python_path" || member == "cwd", value) else { continue };
-        let at_home = Path::new(&path).strip_prefix("~").ok().and_then(|rest| Some(home_dir()?.join(rest)));
-        let place = at_home.unwrap_or_else(|| PROJECT.dir.join(&path));
-        let bare = member == "python_path" && !path.contains('/') && !place.is_file();
-        *path = find_on_path(path).filter(|_| bare).unwrap_or(place).display().to_string();
+        *path = whole_path(Path::new(path), &PROJECT.dir, member == "python_path").display().to_string();
     }
     config
+}
+
+/// An absolute path: `~` is the home directory, a relative one starts at `dir`; a Python that is a bare name is looked
+/// for on PATH first.
+fn whole_path(path: &Path, dir: &Path, is_python: bool) -> PathBuf {
+    let at_home = path.strip_prefix("~").ok().and_then(|rest| Some(home_dir()?.join(rest)));
+    let bare = path.to_str().filter(|path| is_python && !path.contains('/'));
+    bare.and_then(find_on_path).or(at_home).unwrap_or_else(|| dir.join(path))
 }
 
 /// Those in the table, as list_interpreters shows them, but for what is just being looked up.

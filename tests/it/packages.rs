@@ -474,6 +474,25 @@ fn an_environment_stays_with_its_python_when_the_name_leads_to_another() {
 }
 
 #[test]
+fn mcp_py_python_may_be_a_bare_name_start_with_a_tilde_or_be_relative_to_the_server() {
+    let folder = Folder::new();
+    for place in [folder.home().join("mine"), folder.project().join("mine"), folder.bin().join("my-python")] {
+        let real = Command::new(python()).args(["-c", "import sys; print(sys._base_executable)"]).output().unwrap();
+        symlink(String::from_utf8(real.stdout).unwrap().trim(), place).unwrap();
+    }
+    fs::write(folder.project().join("my-python"), "not this").unwrap();
+    for path in ["~/mine", "./mine", "mine", "my-python"] {
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", path));
+        check(&mut server, "1 + 1", "2");
+    }
+    for (path, why) in [("no-such", "/no-such does not exist"), ("~", " is a directory: try ")] {
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", path));
+        let text = failure(&mut server, "1 + 1");
+        assert!(text.contains("MCP_PY_PYTHON /") && text.contains(why), "{text}");
+    }
+}
+
+#[test]
 fn servers_that_start_at_once_make_one_environment() {
     let folder = Folder::new();
     let mut servers: Vec<_> = (0..6).map(|_| Server::with(|builder| with_uv(&folder, builder))).collect();
