@@ -3208,28 +3208,31 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     let dir = dir.map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
     let dir = dir.ok_or("there is no home directory: give --dir")?;
     let dir = fs::create_dir_all(&dir).and_then(|()| fs::canonicalize(&dir)).map_err(about(&dir))?;
-    let [program, beside, server, client] =
-        ["mcp-py", ".mcp-py.new", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
-    for link in [&server, &client] {
-        let ours = fs::read_link(link).is_ok_and(|to| to == Path::new("mcp-py") || to == program);
+    let [program, server, client] = ["mcp-py", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
+    let beside = dir.join(format!(".mcp-py.new-{}", std::process::id()));
+    let linked = |link: &Path| fs::read_link(link).is_ok_and(|to| to == Path::new("mcp-py") || to == program);
+    let own = env::current_exe().and_then(fs::canonicalize).map_err(about("our own file"))?;
+    // A program is ours where one of its names is a link to it, and where it is what runs here.
+    let known = linked(&server) || linked(&client) || fs::canonicalize(&program).is_ok_and(|path| path == own);
+    for (path, ours) in [(&program, known), (&server, linked(&server)), (&client, linked(&client))] {
         let way = "the Python original goes by `uv tool uninstall python-interpreter-mcp`, anything else by hand";
-        ensure(ours || fs::symlink_metadata(link).is_err(), || {
-            format!("{} is in the way and not ours; {way}", link.display())
+        ensure(ours || fs::symlink_metadata(path).is_err(), || {
+            format!("{} is in the way and not ours; {way}", path.display())
         })?;
     }
-    let copied = env::current_exe().and_then(|exe| {
-        fs::copy(exe, &beside)?;
+    let put = || {
+        fs::copy(own, &beside)?;
         File::open(&beside)?.sync_all()?;
-        fs::rename(&beside, &program)
-    });
-    copied.inspect_err(|_| _ = fs::remove_file(&beside)).map_err(about(&program))?;
-    for link in [&server, &client] {
-        let _ = fs::remove_file(link); // ours, see above
-        std::os::unix::fs::symlink("mcp-py", link).map_err(about(link))?;
-    }
+        for link in [&server, &client] {
+            let made = std::os::unix::fs::symlink("mcp-py", link);
+            made.or_else(|why| linked(link).then_some(()).ok_or(why))?; // it may have been there
+        }
+        fs::rename(&beside, &program) // last: the names beside it say that it is ours
+    };
+    put().inspect_err(|_| _ = fs::remove_file(&beside)).map_err(about(&dir))?;
     let failed = |why: io::Error| format!("{} is installed, but its trial failed: {why}", program.display());
     try_both_doors(&server, &client).map_err(failed)?;
-    let (program, server) = (program.display(), server.display());
+    let (program, server) = (program.display(), quoted(&server));
     let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == dir));
     let dir = dir.display();
     let hint = if on_path { String::new() } else { format!("\n{dir} is not on PATH: export PATH=\"{dir}:$PATH\"\n") };
@@ -3244,6 +3247,17 @@ and so that the client needs no approval, in .claude/settings.json:
   {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
 "
     ))
+}
+
+/// A path as a word for the shell.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = path.chars().all(|c| c.is_alphanumeric() || "/._-+,:@%".contains(c));
+    if plain {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 /// Whether a session with the new server knows 1 + 1, and the new client has that out of it.

@@ -94,6 +94,48 @@ fn what_is_in_the_way_of_install_is_named_and_left() {
 }
 
 #[test]
+fn a_program_called_like_ours_is_left_unless_it_is_what_runs_or_has_our_names_beside_it() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    fs::create_dir(&dir).unwrap();
+    let program = dir.join("mcp-py");
+    write_executable(&program, b"#!/bin/sh\n");
+    let output = run(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("/mcp-py is in the way and not ours"), "{told}");
+    assert_eq!(fs::read(&program).unwrap(), b"#!/bin/sh\n");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else was put there");
+    // Half of an earlier version.
+    symlink("mcp-py", dir.join("mcp-py-client")).unwrap();
+    installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    expect_ours(&dir);
+    // The one file that was copied by hand.
+    for name in ["mcp-py-server", "mcp-py-client"] {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    installed(&folder, &program, &["install", "--dir", dir.to_str().unwrap()]);
+    expect_ours(&dir);
+}
+
+#[test]
+fn two_installs_at_once_both_succeed_and_the_line_for_claude_is_one_for_the_shell() {
+    let folder = Folder::new();
+    let dir = folder.path().join("in st é's");
+    let texts = std::thread::scope(|scope| {
+        let install = || installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+        [scope.spawn(install), scope.spawn(install)].map(|one| one.join().unwrap())
+    });
+    expect_ours(&dir);
+    for told in texts {
+        let line = told.lines().find_map(|line| line.trim().strip_prefix("claude mcp add ")).expect("a line");
+        let script = format!("printf '%s|' {line}");
+        let words = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        let server = dir.join("mcp-py-server");
+        assert_eq!(text(&words.stdout), format!("python-interpreter|--|{}|", server.display()));
+    }
+}
+
+#[test]
 fn a_folder_that_can_not_be_written_and_a_python_that_is_none_are_said() {
     let folder = Folder::new();
     let file = folder.path().join("file");
