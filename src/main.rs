@@ -47,8 +47,8 @@
 //!
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, write
 //! anywhere but in its output directory, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the
-//! folder of `install` (but for a file that `doctor` makes and removes in TMPDIR and /tmp), signal a process that it
-//! did not start, or run a cell a second time.
+//! folder of `install` (but for a file that `doctor` makes and removes in TMPDIR, /tmp and the folder in which the
+//! configuration's would be made), signal a process that it did not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -3297,8 +3297,7 @@ fn doctor() -> (String, String, u8) {
     let program = |name| Ok(find_on_path(name).map_or("missing: /proc is read instead".into(), |path| shown(&path)));
     let writable = |dir: &Path| {
         let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| File::create_new(&file));
-        let _ = fs::remove_file(&file);
+        let made = File::create_new(&file).inspect(|_| _ = fs::remove_file(&file));
         made.map(|_| shown(dir)).map_err(|error| format!("{}: {error}: make it writable", dir.display()))
     };
     let base = check_config(&Object::new());
@@ -3316,6 +3315,10 @@ fn doctor() -> (String, String, u8) {
     let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
     let host = HOST.pid.map_or("none".into(), |pid| format!("{} ({pid})", HOST.name.as_deref().unwrap_or("?")));
     let session = find_session().map_or("none above this shell".into(), |(_, pid)| format!("server {pid} answers"));
+    let configuration = saved_dir().and_then(|dir| {
+        let there = dir.ancestors().find(|place| place.exists()).unwrap_or(&dir); // the rest is made when it is needed
+        writable(there).map(|_| shown(&dir))
+    });
     let facts = [
         ("version", Ok(format!("{VERSION}, {}", own.display()))),
         ("server", role("mcp-py-server")),
@@ -3330,7 +3333,7 @@ fn doctor() -> (String, String, u8) {
         ("live", Ok(format!("{} sockets answer {}", live.len(), live.join(" ")))),
         ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
         ("saved", load_saved().map(|(list, _)| format!("{} saved interpreters", list.len()))),
-        ("configuration", saved_dir().and_then(|dir| writable(&dir))),
+        ("configuration", configuration),
         ("output", writable(&env::temp_dir())),
         ("sockets", writable(Path::new("/tmp"))),
     ];

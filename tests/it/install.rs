@@ -234,6 +234,12 @@ fn doctor_in_an_empty_home_names_what_is_missing_and_what_to_do() {
         assert!(said[good].0, "{good}: {said:?}");
     }
     assert!(fs::read_dir(folder.tmp()).unwrap().count() == 0, "it left something");
+    assert!(fs::read_dir(folder.home()).unwrap().count() == 0, "it made what it should report on");
+    fs::remove_dir(folder.tmp()).unwrap();
+    let output = run(&folder, binary(), &["doctor"]);
+    let said = facts(&output);
+    assert!(!said["output"].0 && said["output"].1.contains("No such file"), "{said:?}");
+    assert!(!folder.tmp().exists(), "it made what it should report on");
 }
 
 #[test]
