@@ -87,7 +87,11 @@ def wheelhouse(kind, path, base):
     if kind == "pip":
         settings = {"MCP_PY_PYTHON": base, "PIP_FIND_LINKS": wheels, "PIP_NO_INDEX": "1"}
     # What would put it elsewhere is not heeded.
-    settings.update(PIP_TARGET="/nowhere", PIP_USER="1", UV_SYSTEM_PYTHON="1")
+    conf = os.path.join(FOLDER, "pip.conf")
+    with open(conf, "w") as file:
+        file.write("[install]\ntarget = /nowhere\nprefix = /nowhere\nroot = /nowhere\ndry-run = true\n")
+    settings.update(PIP_CONFIG_FILE=conf, PIP_TARGET="/nowhere", PIP_USER="1", PIP_PYTHON=sys.executable, PIP_DRY_RUN="1",
+                    UV_SYSTEM_PYTHON="1")
     with Server("wheels-" + kind, path, **settings) as one, Server("wheels-" + kind, path, **settings) as other:
         text = one.run("log = []\nlog.append(1); import zz_demo\nzz_demo.x, log")
         check("%s installs a wheel and the cell goes on" % kind, text == "[mcp-py: installed zz_demo 1.0 for zz_demo]\n(42, [1])", text)
