@@ -2230,9 +2230,10 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
 }
 
 /// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that.
-fn ask_base(base: &Path, cwd: &Path, how: &str, leash: &Leash) -> Result<[String; 3], String> {
+fn ask_base(base: &Path, cwd: Option<&Path>, how: &str, leash: &Leash) -> Result<[String; 3], String> {
     let mut command = Command::new(base);
-    command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?).current_dir(cwd);
+    command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?);
+    cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
     let (_, text) = run(command, ENVIRONMENT_LIMIT.min(start_limit()), leash)?;
     let told: Vec<_> = text.split('\0').skip(1).map(str::to_owned).collect();
     told.try_into().map_err(|_| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
@@ -2246,21 +2247,22 @@ fn environment(
     suspect: bool,
     leash: &Leash,
 ) -> Result<(PathBuf, Option<String>), String> {
-    let here = || env::current_dir().unwrap_or_else(|_| "/".into());
-    let (base, cwd) = (base.to_owned(), cwd.map_or_else(here, PathBuf::from));
-    let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, &cwd));
+    let (base, here) = (base.to_owned(), env::current_dir().ok());
+    let deleted = here.is_none().then(|| "/".into()); // there pyenv would not know where it is
+    let cwd = cwd.map(PathBuf::from).or(deleted);
+    let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, cwd.as_ref().or(here.as_ref())));
     let known = saved_dir()?.join(format!("base-{key:016x}"));
     let name = fs::read_to_string(&known).unwrap_or_default();
     let env = known.with_file_name(&name);
     if suspect || !env.join(MADE).is_file() || !env.join("bin/python").is_file() {
-        let [note, name, _] = ask_base(&base, &cwd, "make", leash)?;
+        let [note, name, _] = ask_base(&base, cwd.as_deref(), "make", leash)?;
         let _ = fs::write(&known, &name);
         return Ok((known.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
     }
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
         let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
-        if let Some([_, _, is]) = ask_base(&base, &cwd, "look", &Leash::default()).ok().filter(is_new) {
+        if let Some([_, _, is]) = ask_base(&base, cwd.as_deref(), "look", &Leash::default()).ok().filter(is_new) {
             let note = format!("python3 is now {is}: the builtin runs on it from its next start");
             post(move |server| server.interpreter(BUILTIN).0.notice(note));
         }
@@ -3302,7 +3304,7 @@ fn doctor() -> (String, String, u8) {
     };
     let base = check_config(&Object::new());
     let found = base.clone().and_then(|base| {
-        let [_, name, is] = ask_base(&base, Path::new("."), "look", &Leash::default())?;
+        let [_, name, is] = ask_base(&base, None, "look", &Leash::default())?;
         let env = saved_dir()?.join(name);
         let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
         Ok((format!("{} is {is}", base.display()), shown(&env) + state))

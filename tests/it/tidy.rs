@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// Physical lines, comments and blank lines included: what a reader has to read.
-const MAIN_LINES_MAX: usize = 4_000;
-const WORKER_LINES_MAX: usize = 630;
+const MAIN_LINES_MAX: usize = 3_850;
+const WORKER_LINES_MAX: usize = 500;
 const LINE_CHARS_MAX: usize = 120;
 
 /// Every command line that the README gives: what starts the product, what checks it, what an auditor looks at.
@@ -526,8 +526,8 @@ fn the_limits_that_models_are_told_are_those_of_the_source() {
 #[test]
 fn the_readme_tells_the_budgets_and_the_license_is_there() {
     let readme = read("README.md");
-    assert_eq!((MAIN_LINES_MAX, WORKER_LINES_MAX), (4_000, 630));
-    assert!(readme.contains("(4,000 and 630 lines)"));
+    assert_eq!((MAIN_LINES_MAX, WORKER_LINES_MAX), (3_850, 500));
+    assert!(readme.contains("(3,850 and 500 lines)"));
     assert!(read("LICENSE").starts_with("MIT License"));
     assert!(read("Cargo.toml").contains("license = \"MIT\""));
 }
