@@ -17,9 +17,8 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
                        {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text],
                         "missing": name or null}           a module that was not found, and that was not asked for
 
-Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after everything the cell wrote has been
-flushed into them, so what they hold at that moment is the whole of it (I4). End of file on the control socket means:
-leave. The worker starts no thread (I7).
+Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after all that the cell wrote was flushed into
+them: they hold the whole of it (I4). End of file on the control socket means: leave. The worker starts no thread (I7).
 """
 import sys
 import os
@@ -64,8 +63,7 @@ NO_PACKAGE = """asynchat asyncore cgi cgitb crypt distutils imp msvcrt nntplib p
     azure google mpl_toolkits ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
-modules = sys.modules
-scope = modules["__main__"].__dict__
+modules, scope = sys.modules, sys.modules["__main__"].__dict__
 
 cells, installs = count(1), count(1)  # numbers: of cells, of requests for an install
 received = []  # from the control socket, beyond the last line
@@ -82,7 +80,6 @@ class EmptyStdin(FileIO):
 
     def refuse(self, *_):
         raise EOFError("stdin is empty: cells have no input, pass the value in code instead of asking for it")
-
     read = readall = readinto = refuse
 
 def leads_to(descriptor):
@@ -270,8 +267,7 @@ def guarded_lines(tree):
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
             nodes += getattr(node, field, ())
         caught = [handler.type for handler in getattr(node, "handlers", ())]
-        for item in getattr(node, "items", ()):
-            caught += getattr(item.context_expr, "args", ())
+        caught += [one for item in getattr(node, "items", ()) for one in getattr(item.context_expr, "args", ())]
         caught += [one for kind in caught for one in getattr(kind, "elts", ())]
         if any(kind is None or getattr(kind, "attr", getattr(kind, "id", None)) in WIDE for kind in caught):
             lines.update(range(node.body[0].lineno, node.body[-1].end_lineno + 1))
