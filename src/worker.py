@@ -401,8 +401,9 @@ def report(error):
     told, failed = guarded(lambda: describe(error))
     if failed is None:
         return told
+    text, _ = guarded(lambda: plain(str(error))[:ERROR_CHARS])  # its __str__ raised, `traceback` was patched, …
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its class says of itself
-    return "%s: its traceback can't be shown" % name, 1  # its __str__ raised, `traceback` was patched, …
+    return "%s: %s\n[mcp-py: its traceback can't be shown]" % (name, text), 1
 
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
@@ -419,15 +420,15 @@ def describe(error):
 
 def format_error(error):
     """The traceback as Python prints it, without the frames of this file."""
-    if type(error) is SyntaxError and error.text is None and error.filename in guards and error.lineno:
-        error.text = sources[error.filename][2][error.lineno - 1]  # `compile` has none where it compiles a tree
-    first = error.__traceback__
+    ours, first = is_cell.__code__.co_filename, error.__traceback__
     while first is not None and not is_cell(first.tb_frame):
         first = first.tb_next  # ours, and the event loop's
-    shown = TracebackException(type(error), error, first)
-    parts = shown.format_exception_only() if first is None else shown.format()  # a SyntaxError of the cell's own
-    ours = 'File "%s", line ' % is_cell.__code__.co_filename
-    return "".join(part for part in parts if not part.lstrip(" |").startswith(ours)).rstrip("\n")
+    shown = TracebackException(type(error), error, first or error.__traceback__)
+    refused = all(frame.filename == ours for frame in shown.stack)  # by `compile`, which lacks a tree's text
+    if refused and type(error) is SyntaxError and error.text is None and error.filename in sources:
+        shown.text = sources[error.filename][2][error.lineno - 1]
+    parts = shown.format_exception_only() if refused else shown.format()
+    return "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
 
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))

@@ -243,6 +243,11 @@ fn a_stream_of_the_users_own_stays_until_the_user_takes_it_back() {
     let redirect = "with contextlib.redirect_stdout(io.StringIO()) as text:\n    print('in')";
     check(&mut server, redirect, "");
     check(&mut server, "print('normal')\ntext.getvalue()", "normal\n'in\\n'");
+    // What a cell ends with is told also where stderr takes nothing.
+    let broken =
+        "class W:\n    def write(self, text): 1/0\n    flush = write\nsys.stderr = W()\nsys.exit('the reason')";
+    let text = failure(&mut server, broken);
+    has(&mut server, &text, &["SystemExit: the reason\n[mcp-py: its traceback can't be shown]"]);
 }
 
 #[test]

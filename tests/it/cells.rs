@@ -420,6 +420,33 @@ fn a_syntax_error_runs_nothing_and_shows_the_place() {
     has(&mut server, &text, &["  File \"<cell 13>\", line 2\n    return a  # nowhere to\n", "outside function"]);
 }
 
+/// `compile` gives a cell's own no line to show: those were filled in for others too, where that failed or misled.
+#[test]
+fn a_syntax_error_that_running_code_raises_has_its_traceback_and_its_own_place() {
+    let mut server = Server::start();
+    for (code, start, end) in [
+        (
+            "print('out', end=''); exec('\\n\\n\\nreturn')",
+            "out\n",
+            "\"<string>\", line 4\nSyntaxError: 'return' outside function",
+        ),
+        ("a = 'first'\nexec('return 5')", "", "\"<string>\", line 1\nSyntaxError: 'return' outside function"),
+        (
+            "compile('\\nreturn', '<cell 2>', 'exec')",
+            "",
+            "\"<cell 2>\", line 2\nSyntaxError: 'return' outside function",
+        ),
+        ("raise SyntaxError('own', ('f.py', 'z', 1, None))", "", "\"f.py\", line z\nSyntaxError: own"),
+        ("raise SyntaxError('own', ('<cell 1>', 99, 1, None))", "", "\"<cell 1>\", line 99\nSyntaxError: own"),
+        ("import linecache; linecache.cache.clear()\nexec('return')", "", "SyntaxError: 'return' outside function"),
+    ] {
+        let text = failure(&mut server, code);
+        let start = format!("{start}Traceback (most recent call last):\n  File \"<cell ");
+        assert!(text.starts_with(&start) && text.ends_with(end), "{code}: {text}");
+    }
+    check(&mut server, "'next'", "'next'");
+}
+
 #[test]
 fn future_imports_hold_for_their_cell_only() {
     let mut server = Server::start();
@@ -856,6 +883,11 @@ fn a_repr_may_raise_print_or_be_odd() {
     );
     let hostile = "class B:\n    def __getattribute__(self, name): 1/0\n    def __repr__(self): return 'B'\nB()";
     check(&mut server, hostile, "B");
+    // One of a library: no frame of the cell's is in its traceback.
+    write(&server, "library.py", "class R:\n    def __repr__(self):\n        return str(1/0)  # there\n");
+    let text = failure(&mut server, "import library; library.R()");
+    has(&mut server, &text, &["Traceback (most recent call last):\n  File ", "line 3, in __repr__\n", "# there\n"]);
+    lacks(&mut server, &text, &WORKERS_WORDS);
     check(&mut server, "6 * 7", "42");
 }
 
