@@ -232,9 +232,8 @@ signal(SIGINT, on_sigint)
 # -- cells ----------------------------------------------------------------------------------------------------------
 
 def remember_source(code, name):
-    """Registers a cell's lines with linecache, under no file's modification time, so that they are never checked."""
-    guards[name] = ()
-    sources[name] = (len(code), None, list(StringIO(code, newline=None)), name)
+    """Registers a cell's lines with linecache: each ends with a newline, none is checked (no modification time)."""
+    sources[name] = (len(code), None, list(StringIO(code.rstrip("\r\n") + "\n", newline=None)), name)
     kept.append((kept[-1][0] + len(code) + 500, name))  # about what the rest takes
     while kept[-1][0] - kept[0][0] > SOURCES_CHARS_MAX:
         oldest = kept.pop(0)[1]
@@ -251,9 +250,11 @@ def compile_cell(code, name):
     try:
         tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
     except IndentationError:
-        flush_left = late_import("textwrap").dedent(code)
-        tree = compile(flush_left, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
-    guards[name] = guarded_lines(tree) if "except" in code or "with" in code else ()
+        code = late_import("textwrap").dedent(code)
+        remember_source(code, name)
+        tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
+    if "except" in code or "with" in code:
+        guards[name] = guarded_lines(tree)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, _ast.Expr):
         place = {field: getattr(last, field) for field in last._attributes}

@@ -582,6 +582,19 @@ fn the_lines_of_a_cell_are_shown_as_python_counts_them() {
 }
 
 #[test]
+fn carets_stand_under_the_code_that_they_mean() {
+    let mut server = Server::start();
+    let newer = server.ok("import sys; sys.version_info >= (3, 11)") == "True";
+    // Whether the last line has a newline or not (they stood a column too far), and where the cell was dedented.
+    for code in ["1/0", "1/0\n", "a = 1\r\n1/0", "    a = 1\n    1/0"] {
+        let text = server.exec(code).text;
+        has(&mut server, &text, &[if newer { "\n    1/0\n    ~^~\nZero" } else { "\n    1/0\nZero" }]);
+    }
+    let text = server.exec("    a = 1\n    return 5").text;
+    has(&mut server, &text, &["line 2\n    return 5\n    ^"]);
+}
+
+#[test]
 fn warnings_name_the_cell_and_its_line() {
     let mut server = Server::start();
     let warn = "import warnings\nwarnings.warn('careful')  # here";
