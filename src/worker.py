@@ -54,7 +54,6 @@ PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server ref
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
-CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
@@ -281,8 +280,9 @@ def run_cell(request):
     remember_source(code, name)
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
-    scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
-    value = (run_task if compiled.co_flags & CO_COROUTINE else eval)(compiled, scope)
+    for name in RESULT, "__warningregistry__":  # of a cell interrupted at its very end; what earlier cells warned of
+        scope.pop(name, None)
+    value = (run_task if compiled.co_flags & 0x80 else eval)(compiled, scope)  # inspect.CO_COROUTINE
     value = scope.pop(RESULT, value)
     text = "" if value is None else plain(repr(value))
     show_value(value)

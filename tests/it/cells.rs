@@ -601,6 +601,12 @@ fn warnings_name_the_cell_and_its_line() {
     check(&mut server, warn, "<cell 1>:2: UserWarning: careful\n  warnings.warn('careful')  # here");
     let text = server.ok("def f():\n    warnings.warn('old', DeprecationWarning)\nf()");
     has(&mut server, &text, &["<cell 2>:2: DeprecationWarning: old"]);
+    // Once a cell, as a script is told once a run.
+    for cell in 3..6 {
+        let told = format!("<cell {cell}>:1: UserWarning: again\n  for _ in range(3): warnings.warn('again')");
+        check(&mut server, "for _ in range(3): warnings.warn('again')", &told);
+    }
+    assert_eq!(server.call("list_vars", json!({})).text, "_, f, warnings");
     server.ok("warnings.simplefilter('error')");
     let text = failure(&mut server, "warnings.warn('now an error')");
     has(&mut server, &text, &["UserWarning: now an error"]);
