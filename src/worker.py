@@ -93,10 +93,7 @@ control = os.dup(0)
 spares = os.open(os.devnull, os.O_RDONLY), os.dup(1), os.dup(2)  # close-on-exec as control is (PEP 446)
 dup2(spares[0], 0)
 server, *places = map(leads_to, (control,) + spares)
-for stream in sys.stdout, sys.stderr:
-    stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-own_streams = sys.stdin, sys.stdout, sys.stderr
-sys.stdin = None  # until settle_streams
+own_streams = sys.stdin, sys.stdout, sys.stderr = None, None, None  # settle_streams makes them: Python's may be raw
 
 def flush(stream):
     """User code may have put anything in place of the streams: what flushing that raises is not the cell's affair."""
@@ -119,7 +116,10 @@ def settle_streams():
             flush(stream)
         if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
             raw = open(descriptor, "wb", closefd=False) if descriptor else BufferedReader(EmptyStdin(0, closefd=False))
-            setattr(sys, name, TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
+            raw.raw.name = "<%s>" % name  # and `mode`: as Python's own
+            stream = TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True)
+            stream.mode = "w" if descriptor else "r"
+            setattr(sys, name, stream)
     return notes
 
 modules_seen, flush_c = 0, int  # which does nothing
@@ -491,6 +491,7 @@ def main():
                 guarded(lambda: sys.stderr.write("%s\n" % text))
 
 settle_streams()
+own_streams = sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 first_scope = {name: value for name, value in scope.items() if name.startswith("__")}
 reset(None)  # of what the bootstrap left there
 main()

@@ -914,9 +914,13 @@ fn a_repr_may_raise_print_or_be_odd() {
 
 #[test]
 fn text_of_every_kind_arrives_whatever_the_locale_says() {
-    for (name, value) in
-        [("LC_ALL", "C"), ("PYTHONIOENCODING", "ascii:strict"), ("PYTHONUTF8", "1"), ("PYTHONUTF8", "0")]
-    {
+    for (name, value) in [
+        ("LC_ALL", "C"),
+        ("PYTHONIOENCODING", "ascii:strict"),
+        ("PYTHONUTF8", "1"),
+        ("PYTHONUTF8", "0"),
+        ("PYTHONUNBUFFERED", "1"),
+    ] {
         let mut server = Server::with(|builder| builder.env("PYTHONCOERCECLOCALE", "0").env(name, value));
         let code = "import os, sys\nprint('é✓🐍')\nprint('ü', file=sys.stderr)\n'ñ'";
         check(&mut server, code, "é✓🐍\nü\n'ñ'");
@@ -924,6 +928,12 @@ fn text_of_every_kind_arrives_whatever_the_locale_says() {
         check(&mut server, lone, "lone \\udcff\nlone \\ud800");
         let kind = "[(s.encoding, s.errors, s.line_buffering) for s in (sys.stdout, sys.stderr)]";
         check(&mut server, kind, "[('utf-8', 'backslashreplace', True), ('utf-8', 'backslashreplace', True)]");
+        // PYTHONUNBUFFERED tore each print into its parts.
+        let own = "[(s.name, s.mode, s.write_through, type(s.buffer).__name__) for s in (sys.stdout, sys.__stderr__)]";
+        let (out, err) = ("('<stdout>', 'w', False, 'BufferedWriter')", "('<stderr>', 'w', False, 'BufferedWriter')");
+        check(&mut server, own, &format!("[{out}, {err}]"));
+        check(&mut server, "sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__", "(True, True)");
+        check(&mut server, "print('second', end='')\nos.write(1, b'first ') and None", "first second");
         let text = failure(&mut server, "raise ValueError('ü \\udcff')");
         has(&mut server, &text, &["ValueError: ü \\udcff", "raise ValueError('ü \\udcff')"]);
     }
