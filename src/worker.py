@@ -415,7 +415,7 @@ def describe(error):
     code = error.code
     if code is None or isinstance(code, int):
         code = int(code or 0)
-        return ("SystemExit: %d" % code if code else None), code & 255
+        return ("SystemExit: %d" % code if code and getpid() == PID else None), code & 255
     sys.stderr.write("%s\n" % (code,))
     return None, 1
 

@@ -284,6 +284,7 @@ fn a_forked_child_that_falls_through_leaves_quietly_and_never_answers() {
         has(&mut server, &text, &[told, &format!("parent {status} 0")]);
         assert_eq!(text.matches("parent").count(), 1, "{text}");
         lacks(&mut server, &text, &WORKERS_WORDS);
+        lacks(&mut server, &text, &["SystemExit"]); // a script says no more of it than its code
         check(&mut server, "6 * 7", "42");
     }
     // The result is the parent's; also where the child comes from a repr, or the parent does not wait.
