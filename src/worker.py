@@ -58,8 +58,10 @@ RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression g
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
-NO_PACKAGE = """asynchat asyncore cgi cgitb crypt distutils imp msvcrt nntplib pipes smtpd telnetlib winreg winsound
-    azure google mpl_toolkits ruamel zope""".split()
+NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils
+    formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev parser pipes
+    smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure google mpl_toolkits
+    ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
@@ -343,9 +345,10 @@ def is_cells_own(frame):
     """Whether a cell's import statement, or its call of import_module, led here, and nothing expects a failure."""
     while "importlib._bootstrap" in frame.f_code.co_filename:
         frame = frame.f_back
+    steps, opname = frame.f_code.co_code[frame.f_lasti :: 2], late_import("opcode").opname
     if frame.f_code.co_name == "import_module" and frame.f_globals.get("__name__") == "importlib":
         frame = frame.f_back
-    elif late_import("opcode").opname[frame.f_code.co_code[frame.f_lasti]] != "IMPORT_NAME":
+    elif next(name for name in map(opname.__getitem__, steps) if name != "EXTENDED_ARG") != "IMPORT_NAME":
         return False
     own = is_cell(frame)
     while own and frame is not None:

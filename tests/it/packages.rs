@@ -87,6 +87,10 @@ fn an_import_in_a_function_of_an_earlier_cell_or_by_import_module_installs_too()
     assert_eq!(text, "[mcp-py: installed zz_class 1.5 for zz_class]\n42");
     let text = server.ok("async def g():\n    import zz_async\n    return zz_async.value\nawait g()");
     assert_eq!(text, "[mcp-py: installed zz_async 1.5 for zz_async]\n42");
+    // Behind so many names that the instruction needs a longer number for this one.
+    let names: String = (0..300).map(|n| format!("n{n} = {n}\n")).collect();
+    let text = server.ok(&format!("{names}import zz_far; zz_far.value"));
+    assert_eq!(text, "[mcp-py: installed zz_far 1.5 for zz_far]\n42");
 }
 
 #[test]
@@ -149,6 +153,15 @@ fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
     for name in ["_nothing", "winreg", "msvcrt", "google.cloud", "json.nope", "os.nope", "json.nope.deeper"] {
         let text = failure(&mut server, &format!("import {name}"));
         has(&mut server, &text, &["ModuleNotFoundError"]);
+        lacks(&mut server, &text, &["[mcp-py"]);
+    }
+    // What the standard library of another version has.
+    for name in "aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils \
+        formatter graphlib imghdr imp lib2to3 macpath mailcap msilib nis nntplib nt ossaudiodev parser \
+        pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu xdrlib zoneinfo"
+        .split_whitespace()
+    {
+        let text = server.exec(&format!("import {name}")).text;
         lacks(&mut server, &text, &["[mcp-py"]);
     }
     failure(&mut server, "import importlib; importlib.import_module('--version')");
