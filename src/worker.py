@@ -20,11 +20,11 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
 Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after all that the cell wrote was flushed into
 them: they hold the whole of it (I4). End of file on the control socket means: leave. The worker starts no thread (I7).
 """
-import sys
+import sys  # the bootstrap took '' off sys.path, so that no project file stands in for what is imported here
 import os
 
 STDLIB = os.path.dirname(os.__file__)
-# What stands before it, as the project and PYTHONPATH do, may hold files named like its modules.
+# What stands before that, as the project may by PYTHONPATH, can hold files named like its modules.
 OUR_PATH = sys.path[sys.path.index(STDLIB) :] if STDLIB in sys.path else sys.path[:]
 sys.path[:] = OUR_PATH
 import _ast
@@ -71,7 +71,7 @@ received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
 asked = set()  # what this cell has had asked for
 guards = {}  # by cell: the lines in which a failing import is expected
-kept = [(0, "")]  # the cells whose lines are kept, oldest first: the characters of all up to its end, its name
+kept = [(0, "")]  # cells whose lines are kept, oldest first: the characters of all cells up to its end, its name
 loop = None  # of top-level await: one for the interpreter's life
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def flush(stream):
         return error
 
 def settle_streams():
-    """Sends what was printed into the pipes, and puts back what was closed or redirected for good (I4). The notes."""
+    """Has in the pipes what was printed, and puts back what was closed or redirected for good (I4). Returns notes."""
     notes = []
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         own, stream = own_streams[descriptor], getattr(sys, name, None)
@@ -132,7 +132,7 @@ def flush_libc():
     global modules_seen, flush_c
     if flush_c is int and len(modules) != modules_seen:
         modules_seen = len(modules)
-        # By the names, for to make pairs of them and the modules may collect garbage, which may import.
+        # Names first, modules one by one: to make pairs may collect garbage, which may import.
         loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is ModuleType]
         files = [names["__file__"] for names in loaded if type(names.get("__file__")) is str]
         if "_ctypes" in modules or any(file.endswith(".so") and "/lib-dynload/" not in file for file in files):
@@ -172,7 +172,7 @@ def receive():
     return from_json(line.decode())[0]
 
 def send(frames):
-    """An interrupt waits until all are on their way: it would tear one, or leave a picture without its end."""
+    """An interrupt waits until all are sent: it would tear one, or leave a picture without its end."""
     global instead
     late, before = [], instead
     instead = lambda: late.append(True)  # noqa: E731
@@ -242,7 +242,7 @@ def remember_source(code, name):
         guards.pop(oldest, None)
 
 def compile_cell(code, name):
-    """The cell as one code object, so nothing runs when this raises. What a last expression gives becomes RESULT."""
+    """The whole cell, so that nothing runs when this raises. A last expression becomes an assignment to RESULT."""
     if "\n" not in code:
         try:
             return compile(code, name, "eval", ALLOW_AWAIT, True)  # the way below takes thrice as long
@@ -329,7 +329,7 @@ def find_package(name, path=None, target=None):
     asked.add(name)
     number = next(installs)
     send([{"op": "install", "number": number, "name": name}])
-    # An answer to a request that was interrupted may come first.
+    # The late answer to one that was interrupted may come first.
     if not next((reply["done"] for reply in iter(receive, None) if reply["number"] == number), False):
         return None
     PathFinder.invalidate_caches()
