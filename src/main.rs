@@ -19,7 +19,7 @@
 //! The way of a cell: `take_line`, `tools_call` and `run_tool` (or `attend_peer` and `serve_peer`) bring it to an
 //! interpreter, where a `Lane` has others before it in its turn; `submit` queues it, `begin` sends it. `read_pipe` and
 //! `take_frame` collect what comes until the frame `done`, or the exit: `cell_ended` or `bury`. From there `conclude`
-//! puts the answer together and `finish` gives it the shape that whoever asked wants, on stdout or in a peer's outbox.
+//! puts the answer together, in the shape that whoever asked wants, for stdout or a peer's outbox.
 //!
 //! Who closes what: the server closes the control socket to let an idle worker leave. A worker's death is its exit,
 //! never an end of file, for its children may hold its pipes open.
