@@ -2315,7 +2315,7 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
             return Ok(version.map_or(package.to_owned(), |(_, version)| format!("{package} {version}")));
         }
         let lead = if OFFLINE.split('|').any(|sign| text.contains(sign)) { NO_NETWORK } else { "" };
-        ensure(text.trim_end().ends_with("No module named pip"), || format!("{lead}{}", last_lines(&text)))?;
+        ensure(text.contains("No module named pip"), || format!("{lead}{}", last_lines(&text)))?;
     }
     Err("there is neither uv nor pip: install one of them".into())
 }
