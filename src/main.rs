@@ -501,7 +501,10 @@ impl Server {
             Run::Cell(op) => {
                 let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
                 let name = text(&given, "interpreter").unwrap_or(BUILTIN);
-                let request = given.get("code").map_or(json!({"op": op}), |code| json!({"op": op, "code": code}));
+                let request = match given.get("code") {
+                    Some(code) => json!({"op": op, "code": code}),
+                    None => json!({"op": op}),
+                };
                 let (cell, named) = (Cell { key, request, timeout }, self.interpreters.get(name));
                 let now = match self.lanes.get(name) {
                     Some(lane) => !lane.others && lane.waiting.is_empty() && named.is_some_and(|one| one.talk.up),
@@ -523,8 +526,7 @@ impl Server {
                 Ok(())
             }
             Run::Errand(handler) => self.errand_for(key, move || handler(&given)),
-            Run::InTurn(handler) => {
-                let adds = tool.shown["name"] == "add_interpreter";
+            Run::InTurn(handler, adds) => {
                 let turn = self.turn(text(&given, "name").unwrap_or_default(), adds);
                 self.errand_for(key, move || handler(key, &given, turn.recv().map_err(|_| ENDING)?))
             }
@@ -855,8 +857,8 @@ enum Run {
     Cell(&'static str),
     /// As an errand, for it looks at files or processes; with the arguments.
     Errand(fn(&Object) -> Outcome),
-    /// As an errand, too, but in turn with what else concerns that interpreter; with the call's key.
-    InTurn(fn(u64, &Object, Turn) -> Outcome),
+    /// As an errand, too, but in turn with what else concerns that interpreter; with the call's key. Whether it adds.
+    InTurn(fn(u64, &Object, Turn) -> Outcome, bool),
 }
 
 /// The result of a tool; an error is a text for people.
@@ -902,7 +904,7 @@ Delete all variables, functions and imports of an interpreter. Its process goes 
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
         tool("get_session_info", "Get Session Info", "read-only", Run::Errand(get_session_info), &[], json!({}), "\
 This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", session),
-        tool("add_interpreter", "Add External Interpreter", "", Run::InTurn(add_interpreter),
+        tool("add_interpreter", "Add External Interpreter", "", Run::InTurn(add_interpreter, true),
             &["name", "python_path"], json!({
             "name": typed("string", "1 to 64 of A-Z a-z 0-9 . _ -"),
             "python_path": typed("string", "The Python executable; may be relative to the project or start with ~."),
@@ -916,7 +918,8 @@ This server's session: host process, project, output directory, transcript, upti
 Start another Python, such as a project's virtual environment, beside the builtin one; then pass its name as \
 `interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
 saved one starts with its saved settings; what is given replaces them for this run.").with("outputSchema", interpreter),
-        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::InTurn(stop_interpreter), &["name"], json!({
+        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::InTurn(stop_interpreter, false),
+            &["name"], json!({
             "name": typed("string", "Which one."),
             "remove": typed("boolean", "Also delete its saved configuration. Default false."),
         }), "\
