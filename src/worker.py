@@ -37,8 +37,7 @@ from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
-from traceback import TracebackException
-from types import ModuleType, SimpleNamespace
+from traceback import TracebackException, walk_stack
 
 # `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it; under PYTHONSAFEPATH it lacks the ''.
 sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [os.getcwd()] + LAUNCH_PATH  # noqa: F821
@@ -59,9 +58,8 @@ RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression g
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
 NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils
-    formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev parser pipes
-    smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure google mpl_toolkits
-    ruamel zope""".split()
+    formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev parser pipes smtpd sndhdr spwd
+    sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure google mpl_toolkits ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
@@ -84,10 +82,9 @@ class EmptyStdin(FileIO):
     read = readall = readinto = refuse
 
 def leads_to(descriptor):
-    """What a descriptor is open to, by device and inode; None where it is closed."""
+    """What a descriptor is open to, by inode and device; None where it is closed."""
     try:
-        status = fstat(descriptor)
-        return status.st_dev, status.st_ino
+        return fstat(descriptor)[1:3]
     except OSError:
         return None
 
@@ -133,7 +130,7 @@ def flush_libc():
     if flush_c is int and len(modules) != modules_seen:
         modules_seen = len(modules)
         # Names first, modules one by one: to make pairs may collect garbage, which may import.
-        loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is ModuleType]
+        loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is type(sys)]
         files = [names["__file__"] for names in loaded if type(names.get("__file__")) is str]
         if "_ctypes" in modules or any(file.endswith(".so") and "/lib-dynload/" not in file for file in files):
             try:
@@ -147,12 +144,14 @@ def flush_libc():
 
 def out_of_project(action, *arguments):
     """Does what imports, or may: Python's own modules import others when they need them."""
-    path = getattr(sys, "path", None)
-    sys.path = OUR_PATH[:]
+    before = getattr(sys, "path", None)
+    path = sys.path = before if type(before) is list else []
+    path[:0] = OUR_PATH  # and the rest behind it, for the threads of the cells
     try:
         return action(*arguments)
     finally:
-        sys.path = path
+        del path[: len(OUR_PATH)]
+        sys.path = before
 
 def late_import(name):
     """Imports what is too dear for the start, from the standard library: asyncio takes longer than all the rest."""
@@ -251,7 +250,7 @@ def compile_cell(code, name):
     try:
         tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
     except IndentationError:
-        code = late_import("textwrap").dedent(code)
+        code = late_import("textwrap").dedent(code.replace("\r\n", "\n"))
         remember_source(code, name)
         tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
     if "except" in code or "with" in code:
@@ -345,16 +344,12 @@ def is_cells_own(frame):
     """Whether a cell's import statement, or its call of import_module, led here, and nothing expects a failure."""
     while "importlib._bootstrap" in frame.f_code.co_filename:
         frame = frame.f_back
-    steps, opname = frame.f_code.co_code[frame.f_lasti :: 2], late_import("opcode").opname
-    if frame.f_code.co_name == "import_module" and frame.f_globals.get("__name__") == "importlib":
-        frame = frame.f_back
-    elif next(name for name in map(opname.__getitem__, steps) if name != "EXTENDED_ARG") != "IMPORT_NAME":
+    by_call = frame.f_code.co_name == "import_module" and frame.f_globals.get("__name__") == "importlib"
+    frame = frame.f_back if by_call else frame
+    if not is_cell(frame) or any(line in guards.get(one.f_code.co_filename, ()) for one, line in walk_stack(frame)):
         return False
-    own = is_cell(frame)
-    while own and frame is not None:
-        own = frame.f_lineno not in guards.get(frame.f_code.co_filename, ())
-        frame = frame.f_back
-    return own
+    steps, opname = frame.f_code.co_code[frame.f_lasti :: 2], late_import("opcode").opname
+    return by_call or next(name for name in map(opname.__getitem__, steps) if name != "EXTENDED_ARG") == "IMPORT_NAME"
 
 def is_cell(frame):
     return frame.f_code.co_filename.startswith(("<cell ", "<startup script>"))
@@ -364,20 +359,22 @@ def find_pyplot(name, path=None, target=None):
     spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
     if spec is not None:
         load = spec.loader.exec_module
-        def load_and_replace(module):
-            load(module)
-            module.show = show_figures
-        spec.loader.exec_module = load_and_replace
+        spec.loader.exec_module = lambda module: (load(module), setattr(module, "show", show_figures))
     return spec
 
-sys.meta_path.insert(0, SimpleNamespace(find_spec=find_pyplot))
-sys.meta_path.append(SimpleNamespace(find_spec=find_package))
+sys.meta_path.insert(0, type("Finder", (), {"find_spec": find_pyplot}))
+sys.meta_path.append(type("Finder", (), {"find_spec": find_package}))
 
 def show_figures(*_, **__):
-    """plt.show, also at a cell's end: sends the open figures and closes them."""
-    pyplot = modules.get("matplotlib.pyplot") if get_ident() == MAIN_THREAD else None
+    """plt.show, also at a cell's end: sends the open figures and closes them, those too that can't be drawn."""
+    pyplot, failed = modules.get("matplotlib.pyplot") if get_ident() == MAIN_THREAD else None, []
     for number in getattr(pyplot, "get_fignums", list)():
-        show_value(pyplot.figure(number))
+        try:
+            show_value(pyplot.figure(number))
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 def show_value(value):
     """Sends the picture of a figure, which is closed, or of what has one for notebooks."""
@@ -386,13 +383,15 @@ def show_value(value):
         return
     if isinstance(value, getattr(modules.get("matplotlib.figure"), "Figure", ())):
         buffer = BytesIO()
-        value.savefig(buffer, format="png")
+        try:
+            value.savefig(buffer, format="png")
+        finally:
+            getattr(modules.get("matplotlib.pyplot"), "close", id)(value)
         data = buffer.getvalue()
-        if "matplotlib.pyplot" in modules:
-            modules["matplotlib.pyplot"].close(value)
     elif hasattr(type(value), "_repr_png_"):
         data = value._repr_png_()
         data = data[0] if isinstance(data, tuple) else data
+        data = late_import("binascii").a2b_base64(data) if isinstance(data, str) else data  # as IPython's Image
     if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
         text = late_import("binascii").b2a_base64(data, newline=False).decode()
         send({"op": "image", "data": text[at : at + PART_CHARS], "more": at + PART_CHARS < len(text)}
@@ -437,17 +436,15 @@ def format_error(error):
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))
 
-def list_vars(_request):
-    return plain(", ".join(visible_names())) or "No variables defined"
-
 def reset(_request):
     removed = len(visible_names())
     for name in set(scope) - set(first_scope):
         scope.pop(name, None)
-    scope.update(first_scope)
+    scope.update(first_scope, __annotations__={})
     return "Scope cleared (%d items removed)" % removed
 
-OPERATIONS = {"run": run_cell, "startup": run_cell, "list_vars": list_vars, "reset": reset}
+OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset,
+              "list_vars": lambda _: plain(", ".join(visible_names())) or "No variables defined"}
 
 def serve(request):
     global interrupted, unanswered
@@ -455,8 +452,11 @@ def serve(request):
     asked.clear()
     result, error = guarded(lambda: OPERATIONS[request["op"]](request))
     if "matplotlib" in modules and "code" in request:
-        _, failed = guarded(show_figures)
-        error = failed if error is None else error
+        if error is None or not interrupted:
+            _, failed = guarded(show_figures)
+            error = failed if error is None else error
+        if error is not None and interrupted:  # to draw the rest can't be interrupted again
+            guarded(lambda: modules["matplotlib.pyplot"].close("all"))
     answer(result, error)
 
 def answer(result, error):

@@ -43,7 +43,7 @@ def figure(num=None, **options):
 def get_fignums():
     return sorted(figures)
 def close(figure):
-    for num in [num for num in figures if figures[num] is figure]:
+    for num in [num for num in figures if figure in (figures[num], "all")]:
         del figures[num]
 def show(*args, **kwargs):
     warnings.warn("FigureCanvasAgg is non-interactive, and thus cannot be shown")
@@ -129,6 +129,20 @@ fn show_sends_what_is_open_and_no_figure_comes_twice() {
     assert!(blocks.len() == 1 && text.ends_with("ZeroDivisionError: division by zero"), "{text}");
 }
 
+/// Such a figure failed every later cell, and hid the figures behind it.
+#[test]
+fn a_figure_that_can_not_be_drawn_fails_its_own_cell_only_and_hides_no_other() {
+    let mut server = start();
+    server.ok("import matplotlib.pyplot as plt");
+    server.ok("class Bad(plt.Figure):\n    def savefig(self, *a, **k): raise ValueError('undrawable')");
+    let (text, blocks, _) = drawn(&mut server, "plt.figures[1] = Bad(); plt.figure(num=2, figsize=(1, 2))");
+    assert!(text.contains("ValueError: undrawable"), "{text}");
+    assert_eq!(blocks.iter().map(|png| sides(png)).collect::<Vec<_>>(), [(100, 200)]);
+    check(&mut server, "plt.get_fignums()", "[]");
+    let code = "plt.figures[1] = Bad()\ntry:\n    plt.show()\nexcept ValueError as error:\n    print(error)";
+    check(&mut server, code, "undrawable");
+}
+
 #[test]
 fn a_picture_of_the_last_expression_is_shown() {
     let mut server = start();
@@ -206,7 +220,18 @@ fn an_interrupt_while_a_figure_is_drawn_ends_the_cell_and_tears_nothing() {
     let slow = "class S(plt.Figure):\n    def savefig(self, *a, **k): time.sleep(1000)\nplt.figures[1] = S()";
     let result = server.call("execute", json!({"code": slow, "timeout": 0.3}));
     has(&mut server, &result.text, &["interrupted after its timeout of 0.3 s", "KeyboardInterrupt"]);
-    check(&mut server, "plt.figures.clear()", "");
+    check(&mut server, "plt.get_fignums()", "[]");
+    // Once interrupted it was drawn again at the cell's end, where nothing could interrupt it.
+    let result = server.call("execute", json!({"code": "plt.figures[1] = S(); plt.show()", "timeout": 0.3}));
+    has(&mut server, &result.text, &["the variables are kept", "KeyboardInterrupt"]);
+    let id = server.start_call("execute", json!({"code": "plt.figures[1] = S(); time.sleep(1000)", "timeout": 0.3}));
+    let text = server.wait(id).text;
+    has(&mut server, &text, &["the variables are kept", "time.sleep(1000)"]);
+    // Who catches it may still show how far it came.
+    let code = "try:\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    plt.figure(figsize=(1, 1))";
+    let result = server.call("execute", json!({"code": code, "timeout": 0.3}));
+    has(&mut server, &result.text, &["figure saved: "]);
+    check(&mut server, "plt.get_fignums()", "[]");
     // A large one goes over in many frames; whenever the interrupt comes, the next answer is right.
     for timeout in 1..12 {
         let code = "for n in range(1000): plt.figure(size=1 << 20); plt.show()";
