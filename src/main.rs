@@ -381,8 +381,8 @@ impl Server {
         let is_late = |peer: &Peer| peer.until.is_some_and(|end| end <= now);
         let late: Vec<_> = self.desk.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id).collect();
         late.into_iter().for_each(|id| self.attend_peer(id, 0));
-        self.interpreters.retain(|_, interpreter| !interpreter.has_gone(now));
         let desk = &mut self.desk;
+        self.interpreters.retain(|_, interpreter| !interpreter.has_gone(now, desk));
         let next = self.interpreters.values_mut().map(|one| one.tick(now, desk)).fold(now + IDLE_TICK, Instant::min);
         let next = desk.peers.values().filter_map(|peer| peer.until).fold(next, Instant::min);
         match (self.leaving, self.drain_by) {
@@ -1140,7 +1140,7 @@ fn stop_interpreter(_: u64, arguments: &Object, _turn: Turn) -> Outcome {
     ensure(!remove || known != Ok(Source::Discovered), || {
         format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
     })?;
-    let was = stop(name, |_| true)?;
+    let (was, last) = stop(name, |_| true)?;
     let what = if was.is_some_and(|(_, ran)| ran) { "stopped" } else { "was not running" };
     let became = match known.or_else(|why| was.map(|(source, _)| source).ok_or(why))? {
         Source::Saved if remove => {
@@ -1152,13 +1152,16 @@ fn stop_interpreter(_: u64, arguments: &Object, _turn: Turn) -> Outcome {
         Source::Discovered => "it is found in the project and stays in the list",
         Source::Transient | Source::Builtin => "it was not saved, so it is gone from the list",
     };
-    Ok(tool_text(&format!("Interpreter '{name}' {what}; {became}"), false))
+    let last = last.map_or(String::new(), |last| format!("\n[mcp-py: {last}]"));
+    Ok(tool_text(&format!("Interpreter '{name}' {what}; {became}{last}"), false))
 }
 
+type Stopped = (Option<(Source, bool)>, Option<String>);
+
 /// Ends an interpreter and waits until it has left the table: STOP_GRACE and a little at most. Returns what it was and
-/// whether it ran; None where it was not there, or is to go on. For errands that have a turn.
-fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Option<(Source, bool)>, String> {
-    let (name, (send, gone)) = (name.to_owned(), mpsc::channel::<()>());
+/// whether it ran, None where it was not there or is to go on; and what it printed last. For errands that have a turn.
+fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Stopped, String> {
+    let (name, (send, gone)) = (name.to_owned(), mpsc::channel());
     let was = ask(move |server| {
         let interpreter = server.interpreters.get_mut(&name).filter(|one| may(one))?;
         let was = (interpreter.source, interpreter.runs());
@@ -1167,8 +1170,7 @@ fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Option<(Source, boo
         interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut server.desk);
         Some(was)
     })?;
-    let _ = gone.recv(); // no message comes: its other end is dropped then
-    Ok(was)
+    Ok((was, gone.recv().ok())) // where no message comes, its other end is dropped
 }
 
 // ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1191,7 +1193,8 @@ struct Interpreter {
     notices: [Vec<String>; 2], // what the next answer by MCP, by the bridge has to say of earlier processes
     suspect: bool,   // its environment's Python did not start: perhaps it does not run any more
     leave_by: Option<Instant>, // it is to end: an idle worker by itself until then, a busy one at once
-    when_gone: Vec<mpsc::Sender<()>>, // not empty: it is to leave the table; these are dropped when it has
+    /// Not empty: it is to leave the table. These are dropped when it has; the first is told what it printed last.
+    when_gone: Vec<mpsc::Sender<String>>,
 }
 
 #[rustfmt::skip]
@@ -1425,10 +1428,14 @@ impl Interpreter {
         place.and_then(|place| self.waiting.remove(place)).inspect(|_| desk.cells_waiting -= 1).is_some()
     }
 
-    /// Whether it leaves the table now; a process that is still being spawned is not waited for.
-    fn has_gone(&self, now: Instant) -> bool {
+    /// Whether it leaves the table now; a process that is still being spawned is not waited for. What it printed last
+    /// is told (I4).
+    fn has_gone(&mut self, now: Instant, desk: &mut Desk) -> bool {
         let late = self.leave_by.is_some_and(|end| end + KILL_LIMIT <= now);
-        !self.when_gone.is_empty() && self.process.is_none() && (self.spawning.is_none() || late)
+        let gone = !self.when_gone.is_empty() && self.process.is_none() && (self.spawning.is_none() || late);
+        let last = if gone { self.between.as_note(&mut desk.files) } else { None };
+        last.into_iter().for_each(|last| _ = self.when_gone[0].send(last));
+        gone
     }
 
     /// What the clock asks for; returns when to look again. Every signal to a living worker is sent here (I8).
@@ -1921,7 +1928,9 @@ impl Output {
     /// What there is to tell of a cell; `full`: nothing is cut.
     fn tell(&mut self, ending: Ending, mut notes: Vec<String>, full: bool, files: &mut OutputFiles) -> Told {
         let [stdout, stderr, result] = self.streams.each_ref().map(Ends::text);
-        let spawned = |text: &String| text.contains("Can't get attribute") && text.contains("__main__");
+        let spawned = |text: &String| {
+            ["Can't get attribute", "__main__", "multiprocessing"].iter().all(|sign| text.contains(sign))
+        };
         let hint = stderr.iter().chain(&ending.error).any(spawned).then(|| SPAWN_HINT.to_owned());
         notes.extend(ending.notes.into_iter().chain(hint));
         let mut printed: Vec<_> = stdout.into_iter().chain(stderr).collect();
@@ -2031,7 +2040,7 @@ impl OutputFiles {
         if let Some((path, held)) = self.dir.take_if(|(path, held)| is_same_file(path, held)) {
             return Ok(self.dir.insert((path, held)).0.clone());
         }
-        let (parent, mut why) = (env::temp_dir(), ErrorKind::ResourceBusy.into());
+        let (parent, mut why) = (temp_dir(), ErrorKind::ResourceBusy.into());
         // Another server may take the directory for a dead one's before we hold it: then the next try.
         for attempt in 0..16u32 {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
@@ -2082,6 +2091,11 @@ impl OutputFiles {
     }
 }
 
+/// TMPDIR, or /tmp where that does not exist (any more).
+fn temp_dir() -> PathBuf {
+    Some(env::temp_dir()).filter(|dir| dir.exists()).unwrap_or_else(|| "/tmp".into())
+}
+
 /// Opens and locks a directory of ours that nobody holds and that is still the one of this name.
 fn hold_dir(path: &Path) -> Option<File> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -2105,7 +2119,7 @@ fn remove_the_dead() {
             let _ = fs::remove_file(&path);
         }
     }
-    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(temp_dir()).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(OUTPUT_DIR.as_bytes()) && hold_dir(&entry.path()).is_some() {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -2135,8 +2149,8 @@ if how == 'make':
     folder.mkdir(0o700, parents=True, exist_ok=True)
     lock = open(folder / 'environments.lock', 'a')
     fcntl.flock(lock, fcntl.LOCK_EX)
-    complete = made.exists()
-    if not complete or os.spawnl(os.P_WAIT, python, python, '-I', '-c', '') != 0:
+    complete, is_one = made.exists(), 'import sys; sys.exit(sys.prefix == sys.base_prefix)'
+    if not complete or os.spawnl(os.P_WAIT, python, python, '-I', '-c', is_one) != 0:
         shutil.rmtree(env, ignore_errors=True)  # what stays in the way, venv tells
         # What it is made of stays: not a name that will be another Python's after an upgrade.
         sys._base_executable = os.path.realpath(sys._base_executable)
@@ -2146,7 +2160,7 @@ if how == 'make':
         next(env.glob('lib/*/site-packages')).joinpath('mcp_py_base.pth').write_text(''.join(lines))
         made.touch()
         if complete:
-            note = "the builtin's environment did not run any more: it was made anew, without what was installed there"
+            note = "the builtin's environment was damaged: it was made anew, without what was installed there"
 os.write(1, os.fsencode('\0'.join(['', note, env.name, 'Python %s, %s' % (version, real)])))
 "#;
 const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
@@ -2156,16 +2170,21 @@ const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-lea
     bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary aws_cdk=aws-cdk-lib \
     attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx fitz=PyMuPDF \
     git=GitPython jwt=PyJWT Crypto=pycryptodome Bio=biopython magic=python-magic MySQLdb=mysqlclient zmq=pyzmq \
-    pkg_resources=setuptools faiss=faiss-cpu umap=umap-learn";
+    pkg_resources=setuptools<81 faiss=faiss-cpu umap=umap-learn dns=dnspython websocket=websocket-client \
+    slugify=python-slugify imblearn=imbalanced-learn googleapiclient=google-api-python-client github=PyGithub \
+    nacl=PyNaCl pywt=PyWavelets";
 
 /// How installers say that there is no network.
 const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewConnectionError|Network is unreachable|\
     tcp connect error|timed out";
 const NO_NETWORK: &str = "there is no network: ";
+/// How Python, pyenv and asdf say that there is no pip, no uv.
+const ABSENT: &str = "No module named pip|uv: command not found|No version is set for command uv";
 
 /// Settings of installers: what would install elsewhere is not for us, and unless somebody chose that, nobody waits
 /// long for a network. With no retry pip would not say that there is none.
 const ELSEWHERE: [&str; 4] = ["PIP_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"];
+const UNREADABLE: [&str; 4] = ["FORCE_COLOR", "CLICOLOR_FORCE", "PIP_QUIET", "UV_QUIET"]; // what they say then
 const UNLESS_SET: &str = "UV_HTTP_TIMEOUT=5;UV_HTTP_RETRIES=0;PIP_DEFAULT_TIMEOUT=5;PIP_RETRIES=1;\
     RES_OPTIONS=timeout:2 attempts:1";
 
@@ -2176,7 +2195,8 @@ const FOR_UV: [&str; 7] =
     ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
 /// A program that a thread runs and the loop may end, by dropping its end of this. It is signalled under the lock, and
-/// reaped once its number was taken out under the lock: so what is reaped is never signalled (I8).
+/// reaped once its number was taken out under the lock: so what is reaped is never signalled (I8). A pip that has begun
+/// to copy files is let finish, for half a package would be imported ever after.
 #[derive(Clone, Default)]
 struct Leash(Arc<Mutex<Leashed>>);
 
@@ -2184,13 +2204,14 @@ struct Leash(Arc<Mutex<Leashed>>);
 struct Leashed {
     pid: Option<i32>, // while it runs
     cut: bool,        // nothing is to be started any more
+    copies: bool,     // files, of a package
 }
 
 impl Drop for Leash {
     fn drop(&mut self) {
         if let Ok(mut held) = self.0.lock() {
             held.cut = true;
-            held.pid.into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
+            held.pid.filter(|_| !held.copies).into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
         }
     }
 }
@@ -2222,6 +2243,8 @@ fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, St
             let count = output.read(&mut chunk).unwrap_or(0);
             text.extend_from_slice(&chunk[..count]);
             open = count != 0;
+            let copies = String::from_utf8_lossy(&text).contains("Installing collected packages");
+            leash.0.lock().iter_mut().for_each(|held| held.copies = copies);
         }
     }
     sys::signal(pid, libc::SIGKILL, true); // it has closed its output, or is late: it has no more to say
@@ -2257,7 +2280,7 @@ fn environment(
     let known = saved_dir()?.join(format!("base-{key:016x}"));
     let name = fs::read_to_string(&known).unwrap_or_default();
     let env = known.with_file_name(&name);
-    if suspect || !env.join(MADE).is_file() || !env.join("bin/python").is_file() {
+    if suspect || ![MADE, "bin/python", "pyvenv.cfg"].iter().all(|file| env.join(file).is_file()) {
         let [note, name, _] = ask_base(&base, cwd.as_deref(), "make", leash)?;
         let _ = fs::write(&known, &name);
         return Ok((known.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
@@ -2285,7 +2308,7 @@ fn package_of(module: &str) -> &str {
 }
 
 /// Installs a package into the environment, by uv or else by the pip that the environment sees; returns its name and
-/// version. Another server's install is waited for.
+/// version, and those of what came with it. Another server's install is waited for.
 fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, String> {
     let (end, python) = (Instant::now() + INSTALL_LIMIT, env.join("bin/python"));
     let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
@@ -2303,7 +2326,10 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
                 .args(["--target=", "--root=/", "--prefix"])
                 .arg(env),
         };
-        ELSEWHERE.iter().for_each(|name| _ = command.env_remove(name));
+        ELSEWHERE.iter().chain(&UNREADABLE).for_each(|name| _ = command.env_remove(name));
+        if env::current_dir().is_err() {
+            command.current_dir(env); // ours is deleted, and neither starts there
+        }
         let defaults = UNLESS_SET
             .split(';')
             .filter_map(|pair| pair.split_once('='))
@@ -2311,14 +2337,20 @@ fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, S
         command.envs(defaults).envs([("PIP_USER", "0"), ("PIP_DRY_RUN", "0")]).arg(package);
         let (done, text) = run(command, end.saturating_duration_since(Instant::now()), leash)?;
         if done {
-            // uv says `name==version`, pip `name-version`, each in its own spelling.
+            // uv says ` + name==version`, pip `Successfully installed name-version …`, each in its own spelling.
             let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
-            let said = text.split_whitespace().filter_map(|word| word.split_once("==").or(word.rsplit_once('-')));
-            let version = said.rev().find(|(name, _)| plain(name) == plain(package));
-            return Ok(version.map_or(package.to_owned(), |(_, version)| format!("{package} {version}")));
+            let lines = text.lines().map(str::trim_start);
+            let lines =
+                lines.filter_map(|line| line.strip_prefix("+ ").or(line.strip_prefix("Successfully installed ")));
+            let said =
+                lines.flat_map(|line| line.split(' ')).filter_map(|it| it.split_once("==").or(it.rsplit_once('-')));
+            let mut said: Vec<_> = said.map(|(name, version)| format!("{name} {version}")).collect();
+            let package = package.split('<').next().unwrap_or_default();
+            said.sort_by_key(|it| it.split(' ').next().map(plain) != Some(plain(package)));
+            return Ok(if said.is_empty() { package.to_owned() } else { said.join(", ") });
         }
         let lead = if OFFLINE.split('|').any(|sign| text.contains(sign)) { NO_NETWORK } else { "" };
-        ensure(text.contains("No module named pip"), || format!("{lead}{}", last_lines(&text)))?;
+        ensure(ABSENT.split('|').any(|sign| text.contains(sign)), || format!("{lead}{}", last_lines(&text)))?;
     }
     Err("there is neither uv nor pip: install one of them".into())
 }
@@ -2377,7 +2409,7 @@ impl Interpreter {
         if self.installs_into().is_some() {
             return format!("{module} is not installed; `import {module}` in a cell installs it");
         }
-        let python = self.process.as_ref().map(|process| process.python.display().to_string()).unwrap_or_default();
+        let python = self.process.as_ref().map(|process| quoted(&process.python)).unwrap_or_default();
         format!("{module} is not installed; to install it: uv pip install --python {python} {}", package_of(module))
     }
 
@@ -2763,6 +2795,7 @@ impl Server {
     /// Serves a request that is complete; an error is for the caller to answer.
     fn take_request(&mut self, id: u64, late: bool) -> Result<(), http::Refusal> {
         let Some(peer) = self.desk.peers.get_mut(&id) else { return Ok(()) };
+        peer.without_body = peer.input.starts_with(b"HEAD ");
         let in_time = || ensure(!late, || "the request did not arrive within 10 s".into());
         let in_time = || in_time().map_err(|why| ("408 Request Timeout", why));
         let Some(head) = http::head(&peer.input) else { return in_time() };
@@ -2772,7 +2805,6 @@ impl Server {
             let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
             let given = serde_json::from_slice(body);
             (peer.phase, peer.input, peer.until) = (Phase::Serving, Vec::new(), None);
-            peer.without_body = head.method == "HEAD";
             let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
             return self.serve_peer(id, route, given, !head.old).map_err(|why| ("400 Bad Request", why));
         }
@@ -2803,9 +2835,18 @@ impl Server {
         };
         let name = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
         if let Route::Interrupt = route {
-            let running = self.interpreters.get_mut(&name);
-            let interrupted = running.is_some_and(|one| one.interrupt(None, &mut self.desk));
-            self.desk.respond(id, "200 OK", &json!({ "interrupted": interrupted }));
+            let interrupted = self.interpreters.get_mut(&name).map(|one| one.interrupt(None, &mut self.desk));
+            let respond = move |desk: &mut Desk, found: Result<bool, String>| match found {
+                Ok(interrupted) => desk.respond(id, "200 OK", &json!({ "interrupted": interrupted })),
+                Err(why) => desk.refuse(id, "404 Not Found", &why),
+            };
+            let Some(interrupted) = interrupted else {
+                return self.errand(move || {
+                    let found = look_up(&name).map(|_| false);
+                    post(move |server| respond(&mut server.desk, found));
+                });
+            };
+            respond(&mut self.desk, Ok(interrupted));
             return Ok(());
         }
         let key = self.desk.open_call(to, None);
@@ -3095,7 +3136,7 @@ fn run_order(path: &str, mut given: Object) -> Result<i32, String> {
             return Ok(code);
         }
     }
-    Err("the server ended before the answer was complete".into())
+    Err("the connection ended before the answer was complete".into())
 }
 
 /// Prints an event or an answer; returns the exit code if that is the last of them. `fresh`: where, of stdout and
@@ -3108,11 +3149,13 @@ fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<Option<i32>> {
     let did = event["interrupted"].as_bool().map(|did| if did { "interrupted" } else { "nothing was running" });
     let told = told.into_iter().find_map(Value::as_str).or(did).unwrap_or_default();
     let code = event["exit_code"].as_i64().unwrap_or(is_error.into()) as i32;
+    let ours = code == EXIT_FAILED && !told.starts_with("SystemExit"); // a failure of our own, not a cell's
+    let told = &format!("{}{told}", if ours { "mcp-py-client: " } else { "" });
     let (to, text, whole, code) = match (text("stdout"), text("stderr"), text("note").or(saved.as_deref())) {
         (Some(text), ..) => (0, text, false, None),
         (_, Some(text), _) => (1, text, false, None),
         (.., Some(note)) => (1, note, true, None),
-        _ => (is_error.into(), told, true, Some(code)),
+        _ => (is_error.into(), &told[..], true, Some(code)),
     };
     // Nothing to show though there is more: a reader who is gone would have ended us by it.
     let gone = text.is_empty() && code.is_none() && sys::poll(&mut [sys::watch(1, 0)], Instant::now());
@@ -3215,7 +3258,9 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     let dir = fs::create_dir_all(&dir).and_then(|()| fs::canonicalize(&dir)).map_err(about(&dir))?;
     let [program, server, client] = ["mcp-py", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
     let beside = dir.join(format!(".mcp-py.new-{}", std::process::id()));
-    let linked = |link: &Path| fs::read_link(link).is_ok_and(|to| to == Path::new("mcp-py") || to == program);
+    let is_dir = |one: &Path| fs::canonicalize(one).is_ok_and(|one| one == dir);
+    let to_program = |to: &Path| to.file_name() == program.file_name() && to.parent().is_some_and(is_dir);
+    let linked = |link: &Path| fs::read_link(link).is_ok_and(|to| to_program(&dir.join(to)));
     let own = env::current_exe().and_then(fs::canonicalize).map_err(about("our own file"))?;
     // A program is ours where one of its names is a link to it, and where it is what runs here.
     let known = linked(&server) || linked(&client) || fs::canonicalize(&program).is_ok_and(|path| path == own);
@@ -3238,7 +3283,7 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     let failed = |why: io::Error| format!("{} is installed, but its trial failed: {why}", program.display());
     try_both_doors(&server, &client).map_err(failed)?;
     let (program, server) = (program.display(), quoted(&server));
-    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| one == dir));
+    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| is_dir(&one)));
     let dir = dir.display();
     let hint = if on_path { String::new() } else { format!("\n{dir} is not on PATH: export PATH=\"{dir}:$PATH\"\n") };
     Ok(format!(
@@ -3559,7 +3604,7 @@ mod rpc {
             (None, _) if is_answer => Message::Nothing,
             (Some(Value::String(method)), Some(id)) => Message::Request { id, method, params },
             (Some(Value::String(method)), None) if id.is_none() => Message::Notification { method, params },
-            (Some(Value::String(_)), None) => invalid(None, "\"id\" must be a string or an integer"),
+            (Some(Value::String(_)), None) => invalid(None, "\"id\" must be a string or an integer of 64 bits"),
             (_, good_id) => invalid(good_id, "\"method\" must be a string"),
         }
     }

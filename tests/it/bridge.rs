@@ -283,6 +283,15 @@ fn what_is_not_clean_http_is_refused_and_the_next_request_is_served() {
 }
 
 #[test]
+fn what_is_refused_to_head_has_no_body_either() {
+    let (_server, socket) = start();
+    for refused in ["HEAD /nope HTTP/1.1\r\nHost: x\r\n\r\n", "HEAD /health HTTP/1.1\r\n\r\n"] {
+        let told = ask(&socket, refused.as_bytes());
+        assert!(told.status >= 400 && told.body.is_empty(), "HEAD has no body: {told:?}");
+    }
+}
+
+#[test]
 fn a_request_may_come_byte_by_byte_and_with_expect() {
     let (_server, socket) = start();
     let mut stream = connect(&socket);
@@ -479,10 +488,9 @@ fn interrupt_ends_what_runs_and_says_whether_anything_did() {
     let told = Answer::of(&rest_of(&mut stream)).json();
     assert_eq!((&told["exit_code"], &told["is_error"]), (&json!(130), &json!(true)));
     assert!(told["result"].as_str().unwrap().contains("KeyboardInterrupt"));
-    assert_eq!(
-        ask(&socket, &post("/interrupt", &json!({"interpreter": "nobody"}))).json(),
-        json!({"interrupted": false})
-    );
+    let told = ask(&socket, &post("/interrupt", &json!({"interpreter": "nobody"})));
+    assert_eq!(told.status, 404);
+    assert!(told.json()["detail"].as_str().unwrap().contains("no interpreter \"nobody\""));
     assert_eq!(server.ok("'on'"), "'on'");
 }
 

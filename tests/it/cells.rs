@@ -287,6 +287,18 @@ fn multiprocessing_works_by_fork_and_says_why_it_cannot_by_spawn() {
         process.exitcode
         "));
     has(&mut server, &text, &["Can't get attribute 'square'", "[mcp-py: multiprocessing by spawn", "module"]);
+    // What only looks like it has no note.
+    let text = failure(
+        &mut server,
+        &py("
+        import pickle
+        class Gone: pass
+        pickled = pickle.dumps(Gone())
+        del Gone
+        pickle.loads(pickled)
+        "),
+    );
+    lacks(&mut server, &text, &["multiprocessing"]);
     // Functions of modules that can be imported work by spawn too, and without a note.
     write(&server, "helper.py", "def double(n):\n    return 2 * n\n");
     check(
@@ -358,6 +370,19 @@ fn project_files_named_like_modules_of_python_do_no_harm() {
         has(&mut server, &text, &["a file of the project was imported"]);
         check(&mut server, "6 * 7", "42");
     }
+}
+
+/// While we import for ourselves or write a traceback, what a thread imports was not found.
+#[test]
+fn the_project_stays_on_the_import_path_of_threads_and_of_exceptions() {
+    let mut server = Server::start();
+    write(&server, "words.py", "text = 'its own words'\n");
+    check(&mut server, "import sys; len(sys.meta_path) == len(set(sys.meta_path))", "True");
+    let code = "class E(Exception):\n    def __str__(self):\n        sys.path.append('/added')\n        import words\n        \
+        return words.text\nbefore = list(sys.path)\nraise E";
+    let text = failure(&mut server, code);
+    has(&mut server, &text, &["E: its own words"]);
+    check(&mut server, "set(sys.path) == {*before, '/added'}, sys.path[: len(before)] == before", "(True, True)");
 }
 
 #[test]
@@ -484,6 +509,7 @@ fn every_way_to_write_a_cell_is_understood() {
         ("\u{feff}    a = 4\n    a", "4"),
         ("a = 5\r\nif a:\r\n    a = 6\r\na", "6"),
         ("    a = 5\r\n    a", "5"),
+        ("    a = 5\r\n\r\n    a", "5"),
         ("s = '''x\r\ny'''\r\ns", "'x\\ny'"),
         ("a = 7\rif a:\r    a = 8\ra", "8"),
         ("if a:\n\ta = 9\na", "9"),

@@ -109,6 +109,14 @@ fn a_program_called_like_ours_is_left_unless_it_is_what_runs_or_has_our_names_be
     symlink("mcp-py", dir.join("mcp-py-client")).unwrap();
     installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
     expect_ours(&dir);
+    // Its names may be written in another way, and its folder.
+    let other = folder.path().join("other");
+    symlink(&dir, &other).unwrap();
+    for (name, to) in [("mcp-py-server", "./mcp-py".into()), ("mcp-py-client", other.join("mcp-py"))] {
+        fs::remove_file(dir.join(name)).unwrap();
+        symlink(to, dir.join(name)).unwrap();
+    }
+    installed(&folder, binary(), &["install", "--dir", other.to_str().unwrap()]);
     // The one file that was copied by hand.
     for name in ["mcp-py-server", "mcp-py-client"] {
         fs::remove_file(dir.join(name)).unwrap();

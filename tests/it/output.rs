@@ -474,6 +474,15 @@ fn where_no_file_can_be_written_the_answer_says_so_and_has_the_ends() {
     check_cut(&mut server, &text, &"x".repeat(30_000));
 }
 
+#[test]
+fn where_tmpdir_does_not_exist_tmp_has_the_files() {
+    let mut server = Server::with(|builder| builder.env("TMPDIR", "/nowhere/at/all"));
+    let text = server.ok("print('x' * 30_000, end='')");
+    check_cut(&mut server, &text, &"x".repeat(30_000));
+    assert!(cut_path(&text).starts_with("/tmp"), "{text}");
+    assert_eq!(server.finish(DEADLINE), Some(0)); // by itself: the harness removes nothing there
+}
+
 /// Writes this many bytes and tells how many.
 fn flood(bytes: u64) -> String {
     format!(

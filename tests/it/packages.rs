@@ -20,6 +20,7 @@ echo "$5" >>"$UV_LIST"
 case $5 in
     zz_broken) echo "  x No solution found" >&2; echo "zz_broken was not found in the index" >&2; exit 1 ;;
     zz_offline) echo "error: client error (Connect): dns error: failed to look it up" >&2; exit 2 ;;
+    zz_family) echo " + zz-cousin==2.0" ;;
     zz_slow) sleep 1000 & echo $! >"$UV_LIST.child"; wait ;;
 esac
 mkdir -p "$site/$5-1.5.dist-info"
@@ -71,7 +72,9 @@ fn a_missing_import_is_installed_and_the_cell_goes_on_where_it_was() {
     let text = server.ok("log = []\nlog.append(1); import zz_demo\nzz_demo.value, log");
     assert_eq!(text, "[mcp-py: installed zz_demo 1.5 for zz_demo]\n(42, [1])");
     check(&mut server, "import zz_demo; zz_demo.value", "42");
-    assert_eq!(asked(&server), ["zz_demo"]);
+    let text = server.ok("import zz_family");
+    assert_eq!(text, "[mcp-py: installed zz_family 1.5, zz-cousin 2.0 for zz_family]");
+    assert_eq!(asked(&server), ["zz_demo", "zz_family"]);
 }
 
 #[test]
@@ -328,6 +331,51 @@ fn settings_of_where_to_look_hold_and_those_of_where_to_put_it_do_not() {
     assert!(text.contains(&told) && !text.contains("elsewhere"), "{text}");
 }
 
+/// Half a package would be found by every later import.
+#[test]
+fn a_pip_that_has_begun_to_copy_files_is_let_finish() {
+    let folder = Folder::new();
+    let base = base_with_pip(&folder);
+    let (copying, done) = (folder.path().join("copying"), folder.path().join("done"));
+    let code = format!(
+        "import os, time\nprint('Installing collected packages: zz_half', flush=True)\nopen({copying:?}, 'w').close()\n\
+        time.sleep(1)\nopen({done:?}, 'w').close()"
+    );
+    let pip = fs::read_dir(folder.path().join("base/lib")).unwrap().next().unwrap().unwrap().path();
+    fs::write(pip.join("site-packages/pip/__main__.py"), code).unwrap();
+    let mut server = Server::with(|builder| {
+        with_uv(&folder, builder).env_remove("UV_DEFAULT_INDEX").env("PIP_NO_INDEX", "1").env("MCP_PY_PYTHON", &base)
+    });
+    let id = server.start_exec("import zz_half");
+    eventually(DEADLINE, "pip copies", || copying.exists());
+    server.cancel(id);
+    check(&mut server, "'free'", "'free'");
+    eventually(DEADLINE, "pip has copied all of it", || done.exists());
+}
+
+#[test]
+fn a_uv_that_does_not_run_is_none() {
+    let folder = Folder::new();
+    let base = base_with_pip(&folder);
+    let mut server =
+        Server::with(|builder| with_uv(&folder, builder).env_remove("UV_DEFAULT_INDEX").env("MCP_PY_PYTHON", &base));
+    folder.script("uv", "#!/bin/sh\necho 'pyenv: uv: command not found' >&2\nexit 127\n");
+    let text = failure(&mut server, "import zz_demo");
+    has(&mut server, &text, &["could not be installed: pip PIP_"]);
+}
+
+#[test]
+fn an_install_starts_where_the_servers_directory_is_deleted_too() {
+    let folder = Folder::new();
+    let gone = folder.path().join("gone");
+    fs::create_dir(&gone).unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).cwd(&gone));
+    server.ok("1");
+    fs::remove_dir(&gone).unwrap();
+    folder.script("uv", &UV.replace("echo \"$5\"", "cd . && [ -d \"$(pwd -P)\" ] || exit 8; echo \"$5\""));
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+}
+
 #[test]
 fn into_other_interpreters_nothing_is_installed() {
     let mut server = start();
@@ -518,8 +566,8 @@ fn servers_that_start_at_once_make_one_environment() {
 
 #[test]
 fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
-    const NOTE: &str = "[mcp-py: the builtin's environment did not run any more: it was made anew, without what was \
-        installed there]\n2";
+    const NOTE: &str =
+        "[mcp-py: the builtin's environment was damaged: it was made anew, without what was installed there]\n2";
     let folder = Folder::new();
     let env = {
         let mut server = Server::with(|builder| with_uv(&folder, builder));
@@ -543,6 +591,11 @@ fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
     // It is there, and nobody may run it.
     fs::remove_file(env.join("bin/python")).unwrap();
     fs::write(env.join("bin/python"), "").unwrap();
+    let mut server = Server::with(|builder| with_uv(&folder, builder));
+    assert_eq!(server.ok("1 + 1"), NOTE);
+    drop(server);
+    // Its Python runs, but is the base's.
+    fs::remove_file(env.join("pyvenv.cfg")).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     drop(server);

@@ -195,10 +195,16 @@ fn the_exit_code_says_how_the_cell_ended() {
         (&["-t", "0.2", "-c", "while True: pass"], 124),
         (&["-c", "import os; os._exit(0)"], 137),
         (&["-i", "nobody", "-c", "1"], 125),
+        (&["--interrupt", "-i", "nobody"], 125),
     ] {
         let (exit, _, err) = run(&socket, words);
         assert_eq!(exit, code, "{words:?}: {err}");
     }
+    // A failure of ours has its own beginning, a cell that ends with our code has not.
+    let mut broken = Server::with(|builder| builder.under("claude").env("MCP_PY_PYTHON", "/bin/false"));
+    let (code, _, err) = run(&socket_of(&mut broken), &["-c", "1"]);
+    assert!(code == 125 && err.starts_with("mcp-py-client: interpreter 'builtin' did not start: "), "{code} {err}");
+    expect(run(&socket, &["-c", "exit(125)"]), 125, "", "SystemExit: 125\n");
     // It ended as it chose, with a value: that is no traceback.
     let saves = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n'partial'";
     let (code, out, err) = run(&socket, &["-t", "0.2", "-c", saves]);
@@ -363,7 +369,7 @@ fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
     let child = spinning(&socket);
     server.kill(libc::SIGKILL);
     let (code, _, err) = said(child);
-    assert!(code == 125 && err.starts_with("mcp-py-client: the server"), "{code} {err}");
+    assert!(code == 125 && err.starts_with("mcp-py-client: the connection ended"), "{code} {err}");
     server.wait_exit(DEADLINE); // until then its listener may still be open
     let (code, _, err) = run(&socket, &["-c", "1"]);
     assert!(code == 125 && err.starts_with(&format!("mcp-py-client: {socket}: ")), "{code} {err}");

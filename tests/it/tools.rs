@@ -610,8 +610,9 @@ fn reset_counts_what_list_vars_shows() {
     assert_eq!(done(&mut server, "list_vars", json!({})), "No variables defined");
     assert_eq!(server.worker_pid(), pid, "its process goes on");
     assert_eq!(server.ok("'__hidden' in globals(), __name__"), "(False, '__main__')");
-    server.ok("x = 1");
+    server.ok("x: int = 1");
     assert_eq!(done(&mut server, "reset", json!({})), "Scope cleared (1 items removed)");
+    assert_eq!(server.ok("y: str = ''\n__annotations__"), "{'y': <class 'str'>}");
 }
 
 #[test]
@@ -1446,8 +1447,10 @@ fn an_idle_one_that_is_stopped_runs_its_atexit() {
     add(&mut server, json!({"name": "x", "python_path": python()}));
     let mark = server.flag();
     run_in(&mut server, "x", &format!("import atexit; atexit.register(lambda: open({mark:?}, 'w').close())"));
-    done(&mut server, "stop_interpreter", json!({"name": "x"}));
+    run_in(&mut server, "x", "atexit.register(print, 'bye')");
+    let text = done(&mut server, "stop_interpreter", json!({"name": "x"}));
     assert!(mark.exists());
+    assert!(text.ends_with("\n[mcp-py: output from between the cells, 4 chars:\nbye\n]"), "what it said last: {text}");
 }
 
 #[test]
