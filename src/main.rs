@@ -8,6 +8,7 @@
 //! client ── socket ────▶ │                 │ ◀─ events: closures from other threads, which run here
 //!                        └─────────────────┘
 //! keeper threads, one a process: spawn it, wait for its exit, post both
+//! begin, base check: threads that look around at the start, and whether what is remembered of a Python still holds
 //! errand threads, one a call: read what may take its time (ps, lsof, the saved interpreters) and ask the loop
 //! installer threads, one an import of what is missing: run uv or pip, post how that went
 //! ```
@@ -34,7 +35,7 @@
 //! - I6  User code can't reach the worker protocol through fds 0, 1, 2, sys.std* or child processes.
 //! - I7  The worker starts no thread: all draining of pipes happens here.
 //! - I8  A worker is signalled only while it is unreaped, as a group, by the loop. Death is noticed without reaping,
-//!   then the group is killed, then it is reaped.
+//!   then the group is killed, then it is reaped. (Of an interrupt the group gets the first SIGINT only.)
 //! - I9  Every queue, buffer, frame, wait and loop has a limit; past it there is a clear error, never a hang.
 //! - I10 Only this user reaches the socket, and the client sends code only to a server of this user and this session.
 //! - I11 When the server goes, by end of stdin, signal, crash or SIGKILL, its workers go, and its output files do not
@@ -63,7 +64,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{mpsc, Arc, LazyLock, Mutex, OnceLock};
+use std::sync::{mpsc, Arc, LazyLock, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -95,8 +96,9 @@ const TEXT_CHARS_MAX: usize = 25_000; // of an answer; a longer one shows its en
 const HEAD_CHARS: usize = 20_000;
 const TAIL_CHARS: usize = 5_000;
 const NOTE_CHARS_MAX: usize = 10_000; // a note keeps its ends past this
+const NOTES_MAX: usize = 128; // of a cell as it goes on, of figures and installs: all together are < 2 MiB
 const NOTICES_MAX: usize = 4; // deaths and the like that an answer tells: the last ones
-const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; up to this much is not written to a file
+const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; up to this much is not written to a file before its end
 const TAIL_BYTES: usize = 4 * (TAIL_CHARS + 1); // and a character cut in two
 const CELL_FILE_BYTES_MAX: u64 = 1 << 30;
 const SESSION_FILE_BYTES_MAX: u64 = 4 << 30; // the oldest files go first
@@ -125,6 +127,7 @@ const EOF_GRACE: Duration = Duration::from_millis(80); // for idle workers at th
 const SIGNAL_GRACE: Duration = Duration::from_millis(150); // the same at a signal: hosts kill us 400 ms later
 const KILL_LIMIT: Duration = Duration::from_millis(100); // from SIGKILL to the burial
 const IDLE_TICK: Duration = Duration::from_secs(60);
+const LEASH_TICK: Duration = Duration::from_millis(10); // a thread looks whether what it runs is still wanted
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // the promise is 20 s: hosts give up on silence
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2); // for ps, for lsof
@@ -144,7 +147,7 @@ const EXIT_TIMEOUT: i32 = 124;
 const EXIT_FAILED: i32 = 125; // it could not be run
 const EXIT_INTERRUPTED: i32 = 130;
 const EXIT_DIED: i32 = 137;
-const UNKNOWN: i32 = -1; // there is no such interpreter: status 404
+const EXIT_UNKNOWN: i32 = -1; // there is no such interpreter: status 404
 
 const _: () = assert!(HEAD_CHARS + TAIL_CHARS <= TEXT_CHARS_MAX && 4 * HEAD_CHARS <= HEAD_BYTES);
 const _: () = assert!(EOF_GRACE.as_millis() < SIGNAL_GRACE.as_millis());
@@ -169,6 +172,7 @@ fn main() -> ExitCode {
     let mut words = env::args_os();
     let called = PathBuf::from(words.next().unwrap_or_default());
     let role = called.file_name().and_then(|name| name.to_str()?.strip_prefix("mcp-py-"));
+    let role = role.filter(|role| matches!(*role, "server" | "client")); // any other name takes a subcommand
     let words: Vec<OsString> = role.map(OsString::from).into_iter().chain(words).collect();
     let plain: Vec<_> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
     let (out, err, code) = match plain[..] {
@@ -294,13 +298,13 @@ fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
     }
 }
 
-const ENDING: &str = "the server is ending";
+const SERVER_ENDS: &str = "the server is ending";
 
 /// Has the loop answer a question, and waits for that. For errands; the loop itself would wait for ever.
 fn ask<T: Send + 'static>(question: impl FnOnce(&mut Server) -> T + Send + 'static) -> Result<T, String> {
     let (send, receive) = mpsc::channel();
     post(move |server| drop(send.send(question(server))));
-    receive.recv().map_err(|_| ENDING.into())
+    receive.recv().map_err(|_| SERVER_ENDS.into())
 }
 
 fn serve() -> ! {
@@ -424,6 +428,9 @@ impl Server {
         self.desk.files.remove();
         self.bridge = None;
         let end = Instant::now() + KILL_LIMIT;
+        while LEASHED.try_write().is_err() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
         while !self.desk.stdout.is_empty() && Instant::now() < end {
             sys::poll(&mut [self.desk.stdout.watch(1, 0)], end);
             self.desk.stdout.flush(1);
@@ -528,7 +535,7 @@ impl Server {
             Run::Errand(handler) => self.errand_for(key, move || handler(&given)),
             Run::InTurn(handler, adds) => {
                 let turn = self.turn(text(&given, "name").unwrap_or_default(), adds);
-                self.errand_for(key, move || handler(key, &given, turn.recv().map_err(|_| ENDING)?))
+                self.errand_for(key, move || handler(key, &given, turn.recv().map_err(|_| SERVER_ENDS)?))
             }
         }
     }
@@ -593,7 +600,7 @@ impl Desk {
         let is_error = exit != 0 || ending.error.is_some();
         let end = |text: String| json!({"result": text, "is_error": is_error, "exit_code": exit});
         match &mut call.to {
-            To::Execute(id) | To::Stream(id, Stream { begun: false, .. }) if exit == UNKNOWN => {
+            To::Execute(id) | To::Stream(id, Stream { begun: false, .. }) if exit == EXIT_UNKNOWN => {
                 let id = *id;
                 self.refuse(id, "404 Not Found", &ending.error.unwrap_or_default());
                 self.calls.remove(&key);
@@ -667,11 +674,11 @@ impl Outbox {
             let Ok(file) = files.unnamed() else { return false };
             self.file = Some((file, 0, 0));
         }
-        let Some((file, _, to)) = &mut self.file else {
+        let Some((file, from, to)) = &mut self.file else {
             self.memory.extend(rest);
             return true;
         };
-        let kept = *to < CELL_FILE_BYTES_MAX && file.write_all_at(rest, *to).is_ok();
+        let kept = *to - *from < CELL_FILE_BYTES_MAX && file.write_all_at(rest, *to).is_ok();
         *to += rest.len() as u64;
         kept
     }
@@ -1074,7 +1081,13 @@ fn list_interpreters(_: &Object) -> Outcome {
     let (running, ended): (Vec<_>, Vec<_>) = live()?.into_iter().partition(|(_, shown)| shown["state"] == "running");
     // Of one name the last counts.
     let mut listed: BTreeMap<_, _> = ended.into_iter().chain(known.into_iter().map(show)).chain(running).collect();
-    let builtin = listed.remove(BUILTIN);
+    let builtin = listed.remove(BUILTIN).map(|mut shown| {
+        if shown["python_path"].is_null() {
+            let python = python_of(&Object::new()); // here, not in the loop, for it looks at PATH (I2)
+            shown["python_path"] = json!(python.ok().map(|path| path.display().to_string()));
+        }
+        shown
+    });
     tool_structure(json!({"result": builtin.into_iter().chain(listed.into_values()).collect::<Vec<_>>()}))
 }
 
@@ -1092,7 +1105,7 @@ fn add_interpreter(key: u64, arguments: &Object, turn: Turn) -> Outcome {
     drop(turn); // a stop, too, may come while it starts
     let take_turn = || {
         let named = name.to_owned();
-        ask(move |server| server.turn(&named, true))?.recv().map_err(|_| ENDING.to_owned())
+        ask(move |server| server.turn(&named, true))?.recv().map_err(|_| SERVER_ENDS.to_owned())
     };
     if let Err(why) = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into())) {
         let _turn = take_turn()?;
@@ -1170,7 +1183,7 @@ fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Stopped, String> {
         interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut server.desk);
         Some(was)
     })?;
-    Ok((was, gone.recv().ok())) // where no message comes, its other end is dropped
+    Ok((was, gone.recv_timeout(2 * STOP_GRACE).ok())) // where it said nothing, its end is dropped
 }
 
 // ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1185,8 +1198,8 @@ struct Interpreter {
     source: Source,
     config: Option<Object>, // None until the first start has looked the name up
     waiting: VecDeque<Cell>,
-    turn: Option<Turn>,             // that of the cell for which the name is to be looked up
-    spawning: Option<(u64, Leash)>, // the number of the keeper thread that starts a process, and what it runs for that
+    turn: Option<Turn>,               // that of the cell for which the name is to be looked up
+    spawning: Option<(u64, Arc<()>)>, // the number of the keeper thread that starts a process, and its leash
     process: Option<Process>,
     talk: Talk,
     between: Output, // what came between two cells; outlives a process, like the notices (I4, I5)
@@ -1217,7 +1230,7 @@ struct Current {
     since: Instant,
     interrupt: Option<(String, Instant, i32)>, // why, since when, and the exit code for it
     again: Option<Instant>,                    // when SIGINT is sent next; None: it was not sent yet
-    installer: Option<Leash>,
+    installer: Option<Arc<()>>,                // its leash
     output: Output,
 }
 
@@ -1259,9 +1272,8 @@ impl Server {
     /// The interpreter of this name, new where there was none, and what its methods need.
     fn interpreter(&mut self, name: &str) -> (&mut Interpreter, &mut Desk) {
         let enter = || {
-            let project = env::var("CLAUDE_PROJECT_DIR").ok().filter(|dir| Path::new(dir).is_dir());
-            let config: Object = project.map(|dir| ("cwd".to_owned(), json!(dir))).into_iter().collect();
-            Interpreter { name: name.into(), config: (name == BUILTIN).then_some(config), ..Interpreter::default() }
+            let config = (name == BUILTIN).then(Object::new);
+            Interpreter { name: name.into(), config, ..Interpreter::default() }
         };
         (self.interpreters.entry(name.to_owned()).or_insert_with(enter), &mut self.desk)
     }
@@ -1389,13 +1401,15 @@ impl Interpreter {
             return;
         }
         let known = self.config.clone().map(|config| (self.source, config));
-        let (name, number, suspect, leash) = (self.name.clone(), desk.key(), self.suspect, Leash::default());
-        let (held, turn) = (leash.clone(), self.turn.take());
+        let (name, number, suspect, held) = (self.name.clone(), desk.key(), self.suspect, Arc::new(()));
+        let (leash, turn) = (Arc::downgrade(&held), self.turn.take());
         let keep = move || {
             let found = known.map_or_else(|| look_up(&name), Ok);
             let _turn = turn.filter(|_| found.is_err()); // who is next finds the same; else it lasts until that is told
-            let spawned = found.and_then(|(source, config)| {
-                let process = Process::spawn(&name, &config, suspect, &leash)?;
+            let spawned = found.and_then(|(source, mut config)| {
+                let project = env::var("CLAUDE_PROJECT_DIR").ok().filter(|dir| Path::new(dir).is_dir());
+                config.extend(project.filter(|_| name == BUILTIN).map(|dir| ("cwd".to_owned(), json!(dir))));
+                let process = Process::spawn(&name, &config, suspect, Some(&leash))?;
                 Ok((source, config, process))
             });
             let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
@@ -1414,7 +1428,7 @@ impl Interpreter {
     /// Answers those that wait with an error.
     fn fail_waiting(&mut self, why: &str, desk: &mut Desk) {
         desk.cells_waiting -= self.waiting.len();
-        let exit = if self.config.is_none() { UNKNOWN } else { EXIT_FAILED };
+        let exit = if self.config.is_none() { EXIT_UNKNOWN } else { EXIT_FAILED };
         self.waiting.drain(..).for_each(|cell| desk.finish(cell.key, Some(why), exit));
     }
 
@@ -1438,7 +1452,7 @@ impl Interpreter {
         gone
     }
 
-    /// What the clock asks for; returns when to look again. Every signal to a living worker is sent here (I8).
+    /// What the clock asks for; returns when to look again. Every SIGINT is sent here, and what time asks for (I8).
     fn tick(&mut self, now: Instant, desk: &mut Desk) -> Instant {
         let told =
             self.waiting.iter().filter_map(|cell| desk.report(cell.key, now, 0, || "waiting for its turn".into()));
@@ -1703,7 +1717,7 @@ impl Interpreter {
 
 impl Process {
     /// May take its time.
-    fn spawn(name: &str, config: &Object, suspect: bool, leash: &Leash) -> Result<Process, String> {
+    fn spawn(name: &str, config: &Object, suspect: bool, leash: Option<&Leash>) -> Result<Process, String> {
         let base = check_config(config)?;
         let private = match text(config, "python_path") {
             None => environment(&base, text(config, "cwd"), suspect, leash).map(Some),
@@ -1770,14 +1784,12 @@ fn bootstrap() -> String {
 }
 
 fn describe_exit(status: ExitStatus) -> String {
-    const SIGNALS: &str =
-        "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP \
-        TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"; // signal(7), from 1
     let Some(number) = status.signal() else {
         return format!("exited with code {}", status.code().unwrap_or_default());
     };
-    let name = SIGNALS.split(' ').nth(number as usize - 1).filter(|_| cfg!(target_os = "linux"));
-    let name = name.map_or_else(|| format!("signal {number}"), |name| format!("SIG{name}"));
+    let told = status.to_string(); // signal: 9 (SIGKILL)
+    let name = told.split(['(', ')']).find(|word| word.starts_with("SIG"));
+    let name = name.map_or_else(|| format!("signal {number}"), str::to_owned);
     let hint = if number == libc::SIGKILL { " (by hand, or by the kernel for lack of memory)" } else { "" };
     format!("was killed by {name}{hint}")
 }
@@ -1831,12 +1843,7 @@ impl Ends {
 
 /// Bytes as text: those that are not UTF-8 become escapes.
 fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
+    bytes.utf8_chunks().map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
 }
 
 /// How many bytes at the end begin a character that is not complete.
@@ -2194,69 +2201,45 @@ const FOR_PIP: [&str; 5] =
 const FOR_UV: [&str; 7] =
     ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
-/// A program that a thread runs and the loop may end, by dropping its end of this. It is signalled under the lock, and
-/// reaped once its number was taken out under the lock: so what is reaped is never signalled (I8). A pip that has begun
-/// to copy files is let finish, for half a package would be imported ever after.
-#[derive(Clone, Default)]
-struct Leash(Arc<Mutex<Leashed>>);
+/// By this a thread sees whether what it runs is still wanted: the loop holds the `Arc` for as long.
+type Leash = Weak<()>;
 
-#[derive(Default)]
-struct Leashed {
-    pid: Option<i32>, // while it runs
-    cut: bool,        // nothing is to be started any more
-    copies: bool,     // files, of a package
-}
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        if let Ok(mut held) = self.0.lock() {
-            held.cut = true;
-            held.pid.filter(|_| !held.copies).into_iter().for_each(|pid| sys::signal(pid, libc::SIGKILL, true));
-        }
-    }
-}
+/// Taken while a program runs on a leash, so that the end of the server waits for the program's (I11).
+static LEASHED: RwLock<()> = RwLock::new(());
 
 /// Runs a program in a group of its own: whether it succeeded, and what it printed. An error where it could not be
-/// started, took longer than `limit` or printed too much.
-fn run(mut command: Command, limit: Duration, leash: &Leash) -> Result<(bool, String), String> {
+/// started, took longer than `limit`, printed too much or is not wanted any more.
+fn run(mut command: Command, limit: Duration, leash: Option<&Leash>) -> Result<(bool, String), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = about(&name);
     let (mut output, theirs) = UnixStream::pair().map_err(&failed)?;
     let errors = theirs.try_clone().map_err(&failed)?;
     command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
     sys::own_session(&mut command);
-    ensure(leash.0.lock().is_ok_and(|held| !held.cut), || "interrupted".into())?;
-    let mut child = command.spawn().map_err(&failed)?; // not under the lock: on a dead mount it takes for ever (I2)
-    let pid = child.id() as i32;
+    let (is_wanted, _leashed) = (|| leash.is_none_or(|leash| leash.strong_count() > 0), leash.map(|_| LEASHED.read()));
+    let mut child = command.spawn().map_err(&failed)?;
     drop(command); // with our copies of its ends
-    leash.0.lock().iter_mut().for_each(|held| {
-        held.pid = Some(pid);
-        if held.cut {
-            sys::signal(pid, libc::SIGKILL, true);
-        }
-    });
     let (end, mut text, mut chunk, mut open) = (Instant::now() + patience(limit), Vec::new(), vec![0; 64 << 10], true);
-    while open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
+    let mut copies = false; // then it is let finish: half a package would be found by every later import
+    while open && (copies || is_wanted()) && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
         let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
-        sys::poll(&mut set, end);
+        sys::poll(&mut set, end.min(Instant::now() + LEASH_TICK));
         if set[0].revents != 0 {
             let count = output.read(&mut chunk).unwrap_or(0);
             text.extend_from_slice(&chunk[..count]);
             open = count != 0;
-            let copies = String::from_utf8_lossy(&text).contains("Installing collected packages");
-            leash.0.lock().iter_mut().for_each(|held| held.copies = copies);
+            copies = copies || String::from_utf8_lossy(&text).contains("Installing collected packages");
+            // says pip
         }
     }
-    sys::signal(pid, libc::SIGKILL, true); // it has closed its output, or is late: it has no more to say
-    sys::wait_for_exit(pid);
-    leash.0.lock().iter_mut().for_each(|held| held.pid = None); // now it may be reaped
+    sys::signal(child.id() as i32, libc::SIGKILL, true); // it has closed its output, is late, or is not wanted (I8)
     let status = child.wait().map_err(&failed)?;
     ensure(!open, || format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64()))?;
     Ok((status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that.
-fn ask_base(base: &Path, cwd: Option<&Path>, how: &str, leash: &Leash) -> Result<[String; 3], String> {
+fn ask_base(base: &Path, cwd: Option<&Path>, how: &str, leash: Option<&Leash>) -> Result<[String; 3], String> {
     let mut command = Command::new(base);
     command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?);
     cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
@@ -2271,7 +2254,7 @@ fn environment(
     base: &Path,
     cwd: Option<&str>,
     suspect: bool,
-    leash: &Leash,
+    leash: Option<&Leash>,
 ) -> Result<(PathBuf, Option<String>), String> {
     let (base, here) = (base.to_owned(), env::current_dir().ok());
     let deleted = here.is_none().then(|| "/".into()); // there pyenv would not know where it is
@@ -2288,7 +2271,7 @@ fn environment(
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
         let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
-        if let Some([_, _, is]) = ask_base(&base, cwd.as_deref(), "look", &Leash::default()).ok().filter(is_new) {
+        if let Some([_, _, is]) = ask_base(&base, cwd.as_deref(), "look", None).ok().filter(is_new) {
             let note = format!("python3 is now {is}: the builtin runs on it from its next start");
             post(move |server| server.interpreter(BUILTIN).0.notice(note));
         }
@@ -2309,7 +2292,7 @@ fn package_of(module: &str) -> &str {
 
 /// Installs a package into the environment, by uv or else by the pip that the environment sees; returns its name and
 /// version, and those of what came with it. Another server's install is waited for.
-fn install_package(env: &Path, package: &str, leash: &Leash) -> Result<String, String> {
+fn install_package(env: &Path, package: &str, leash: Option<&Leash>) -> Result<String, String> {
     let (end, python) = (Instant::now() + INSTALL_LIMIT, env.join("bin/python"));
     let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
     let told = |start: &&str| env::vars_os().any(|(name, _)| name.as_bytes().starts_with(start.as_bytes()));
@@ -2376,10 +2359,10 @@ impl Interpreter {
         }
         let Some(current) = &mut self.talk.current else { return };
         desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
-        let (leash, key, name, asked) = (Leash::default(), current.key, self.name.clone(), number.clone());
-        current.installer = Some(leash.clone());
+        let (key, name, asked) = (current.key, self.name.clone(), number.clone());
+        let leash = Arc::downgrade(current.installer.insert(Arc::new(())));
         let work = move || {
-            let (done, text) = match install_package(&env, &package, &leash) {
+            let (done, text) = match install_package(&env, &package, Some(&leash)) {
                 Ok(what) => (true, format!("installed {what} for {module}")),
                 Err(why) => (false, format!("{package} could not be installed: {why}")),
             };
@@ -2472,8 +2455,10 @@ type Known = (Source, Object);
 /// An interpreter as list_interpreters shows it; the environment is never shown. `live` has its process, if any.
 fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpreter>) -> Value {
     let process = live.and_then(|live| live.process.as_ref());
-    let python = process.map(|process| process.python.clone()).or_else(|| python_of(config).ok());
-    // No file is read for a live one: the loop asks.
+    // No file is looked at for a live one: the loop asks (I2). So a Python on PATH is not known.
+    let looked_for = || if live.is_some() { None } else { python_of(config).ok() };
+    let python = process.map(|process| process.python.clone()).or_else(|| Some(text(config, "python_path")?.into()));
+    let python = python.or_else(looked_for);
     let version = |python: &PathBuf| live.map_or_else(|| version_in_venv(python), |live| live.talk.version.clone());
     let here = || Some(env::current_dir().ok()?.display().to_string());
     json!({
@@ -2668,10 +2653,9 @@ struct Peer {
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
     Reading,
-    Continued, // it was told to send its body
-    Serving,   // what it sends now is ignored
-    Ending,    // the answer is complete: it is written, then our end is shut
-    Draining,  // what it still sends is read away, for closing would cut off our answer
+    Serving,  // what it sends now is ignored
+    Ending,   // the answer is complete: it is written, then our end is shut
+    Draining, // what it still sends is read away, for closing would cut off our answer
 }
 
 /// Our names, bound and published by the first thread that asks. Err says why the host's is not ours.
@@ -2736,26 +2720,19 @@ impl Drop for Bridge {
     }
 }
 
-/// What a request asks for.
-enum Route {
-    Health,
-    Interrupt,
-    Execute,
-    Tool(&'static Tool),
-}
-
-fn route(head: &http::Head) -> Result<Route, http::Refusal> {
-    let (path, method) = (head.path.as_str(), head.method.as_str());
-    let route = match (path, path.strip_prefix("/tools/").and_then(find_tool)) {
-        ("/health", _) => Route::Health,
-        ("/interrupt", _) => Route::Interrupt,
-        ("/execute", _) => Route::Execute,
-        (_, Some(tool)) => Route::Tool(tool),
-        _ => return Err(("404 Not Found", format!("there is no {path} here"))),
+/// The tool that a request asks for: none for /health; /interrupt takes what list_vars does.
+fn route(head: &http::Head) -> Result<Option<&'static Tool>, http::Refusal> {
+    let path = head.path.as_str();
+    let tool = match path {
+        "/interrupt" => find_tool("list_vars"),
+        "/execute" => find_tool("execute"),
+        _ => path.strip_prefix("/tools/").and_then(find_tool),
     };
-    match (&route, method) {
-        (Route::Health, "GET" | "HEAD") | (Route::Interrupt | Route::Execute | Route::Tool(_), "POST") => Ok(route),
-        (Route::Health, _) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
+    match (path, head.method.as_str()) {
+        ("/health", "GET" | "HEAD") => Ok(None),
+        ("/health", _) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
+        _ if tool.is_none() => Err(("404 Not Found", format!("there is no {path} here"))),
+        (_, "POST") => Ok(tool),
         _ => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST"))),
     }
 }
@@ -2782,7 +2759,7 @@ impl Server {
     fn attend_peer(&mut self, id: u64, ready: libc::c_short) {
         let Some(peer) = self.desk.peers.get_mut(&id) else { return };
         let late = peer.until.is_some_and(|end| end <= Instant::now());
-        let arriving = matches!(peer.phase, Phase::Reading | Phase::Continued);
+        let arriving = peer.phase == Phase::Reading;
         if (late && !arriving) || peer.attend(ready, &mut self.desk.buffer).is_err() {
             let call = self.desk.peers.remove(&id).and_then(|peer| peer.call);
             return call.into_iter().for_each(|key| self.cancel(key));
@@ -2800,41 +2777,36 @@ impl Server {
         let in_time = || in_time().map_err(|why| ("408 Request Timeout", why));
         let Some(head) = http::head(&peer.input) else { return in_time() };
         let head = head?;
-        let route = route(&head)?;
+        let tool = route(&head)?;
         if let Some(body) = peer.input.get(head.size..head.size + head.length) {
             let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
             let given = serde_json::from_slice(body);
             (peer.phase, peer.input, peer.until) = (Phase::Serving, Vec::new(), None);
             let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
-            return self.serve_peer(id, route, given, !head.old).map_err(|why| ("400 Bad Request", why));
+            return self.serve_peer(id, &head, tool, given).map_err(|why| ("400 Bad Request", why));
         }
-        if head.expects && peer.phase == Phase::Reading {
-            peer.phase = Phase::Continued;
+        if head.expects && peer.input.len() == head.size && !late {
             peer.push(b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.desk.files);
         }
         in_time()
     }
 
-    /// `chunked` is how a stream is sent. An error says what is wrong with what was given.
-    fn serve_peer(&mut self, id: u64, route: Route, mut given: Object, chunked: bool) -> Result<(), String> {
+    /// An error says what is wrong with what was given.
+    fn serve_peer(&mut self, id: u64, head: &http::Head, tool: Option<&Tool>, mut given: Object) -> Result<(), String> {
         let flag = |name: &str| match given.get(name).unwrap_or(&Value::Null) {
             Value::Null => Ok(false),
             Value::Bool(flag) => Ok(*flag),
             other => Err(format!("{name:?} must be true or false, got {other}")),
         };
-        let (to, tool) = match route {
-            Route::Health => (To::Tool(id), None),
-            Route::Tool(tool) => (To::Tool(id), Some(tool)),
-            Route::Interrupt | Route::Execute => {
-                let (stream, full) = (flag("stream")?, flag("full")?);
-                given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
-                let tool = find_tool(if let Route::Execute = route { "execute" } else { "list_vars" });
-                given = tool.map_or(Ok(Object::new()), |tool| tool.check(given))?;
-                (if stream { To::Stream(id, Stream::new(full, chunked)) } else { To::Execute(id) }, tool)
-            }
-        };
+        let mut to = To::Tool(id);
+        if let ("/execute" | "/interrupt", Some(tool)) = (&*head.path, tool) {
+            let (stream, full) = (flag("stream")?, flag("full")?);
+            given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
+            given = tool.check(given)?;
+            to = if stream { To::Stream(id, Stream::new(full, !head.old)) } else { To::Execute(id) };
+        }
         let name = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
-        if let Route::Interrupt = route {
+        if head.path == "/interrupt" {
             let interrupted = self.interpreters.get_mut(&name).map(|one| one.interrupt(None, &mut self.desk));
             let respond = move |desk: &mut Desk, found: Result<bool, String>| match found {
                 Ok(interrupted) => desk.respond(id, "200 OK", &json!({ "interrupted": interrupted })),
@@ -2976,7 +2948,9 @@ impl Desk {
             (To::Stream(..), "image") => self.event(key, Some(json!({ "image": text })), false),
             (To::Stream(..), _) => self.event(key, Some(json!({ "note": format!("[mcp-py: {note}]") })), false),
             (_, "installing") => {}
-            _ => call.notes.push(note),
+            _ if call.notes.len() < NOTES_MAX => call.notes.push(note),
+            _ if call.notes.len() == NOTES_MAX => call.notes.push("further notes are left out".into()),
+            _ => {}
         }
     }
 
@@ -3055,7 +3029,6 @@ const OPTIONS: [(&str, &str, &[&str]); 11] = [
 ];
 
 fn client(words: &[OsString]) -> u8 {
-    sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell
     let done = read_order(words).and_then(|(path, given)| run_order(path, given).map_err(|why| (EXIT_FAILED, why)));
     done.unwrap_or_else(|(code, why)| {
         let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
@@ -3129,8 +3102,9 @@ fn run_order(path: &str, mut given: Object) -> Result<i32, String> {
     let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
     let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
     ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
-    let mut fresh = [true; 2];
-    for event in request(&stream, "POST", path, &Value::Object(given)) {
+    let (mut fresh, events) = ([true; 2], request(&stream, "POST", path, &Value::Object(given)));
+    sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell; not before: it may be refused
+    for event in events {
         event["detail"].as_str().map_or(Ok(()), |why| Err(why.to_owned()))?;
         if let Some(code) = show(&event, &mut fresh).map_err(|error| format!("it could not be printed: {error}"))? {
             return Ok(code);
@@ -3352,7 +3326,7 @@ fn doctor() -> (String, String, u8) {
     };
     let base = check_config(&Object::new());
     let found = base.clone().and_then(|base| {
-        let [_, name, is] = ask_base(&base, None, "look", &Leash::default())?;
+        let [_, name, is] = ask_base(&base, None, "look", None)?;
         let env = saved_dir()?.join(name);
         let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
         Ok((format!("{} is {is}", base.display()), shown(&env) + state))
@@ -3488,7 +3462,7 @@ fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
 fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    run(command, limit, &Leash::default()).map(|(_, text)| text).unwrap_or_default()
+    run(command, limit, None).map(|(_, text)| text).unwrap_or_default()
 }
 
 impl Host {
@@ -3714,7 +3688,8 @@ mod http {
             return Err((status, why.into()));
         }
         let target = target.split('?').next().unwrap_or_default();
-        let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+        let absolute = target.split_once("://").filter(|_| !target.starts_with('/'));
+        let path = absolute.map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
         Ok(Head { method: method.into(), path: path.into(), size, length, expects: !expected.is_empty(), old })
     }
 }
