@@ -4,10 +4,11 @@ random cells, whose answers must say the same in each of their three shapes.
     python3 fuzz.py SERVER [--seed N] [--lines N] [--requests N] [--frames N] [--cells N]
 
 The seed is printed; the same seed gives the same input. After each batch the server must answer a good request, every
-line of its stdout must be a JSON-RPC message, every answer on the socket a whole HTTP response; at the end memory, threads
-and descriptors are what they were. More is one number away: --lines 5000000.
+line of its stdout must be a JSON-RPC message, every request is answered once, every answer on the socket a whole HTTP
+response; at the end memory, threads, descriptors and children are what they were. More is one number away: --lines 5000000.
 """
 import argparse
+import collections
 import json
 import os
 import random
@@ -23,7 +24,9 @@ import time
 
 DEADLINE = 60.0  # seconds for any answer, on a loaded machine
 RSS_KIB_MAX = 20 << 10
+PEAK_KIB_MAX = 40 << 10  # a line, a request or a frame at its limit beside that
 BATCH = 500
+HEAD_BYTES_MAX = 16 << 10
 STATUSES = {200, 400, 404, 405, 408, 411, 413, 417, 431, 501, 503}
 passed = 0
 
@@ -40,6 +43,7 @@ class Server:
         self.process = subprocess.Popen([binary, "server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, env=env, cwd=self.folder)
         self.answers, self.arrived, self.last, self.trouble = {}, threading.Condition(), 0, None
+        self.told = collections.Counter()  # answers to random requests, by id as JSON
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
@@ -53,6 +57,8 @@ class Server:
                 message, good = {}, False
             with self.arrived:
                 self.trouble = self.trouble or (None if good else line)
+                if message.get("id") is not None and not str(message["id"]).startswith("good-"):
+                    self.told[json.dumps(message["id"])] += 1
                 if isinstance(message.get("id"), str):
                     self.answers[message["id"]] = message
                 self.arrived.notify_all()
@@ -81,16 +87,25 @@ class Server:
     def facts(self):
         place = "/proc/%d" % self.process.pid
         status = dict(line.split(":", 1) for line in open(place + "/status").read().splitlines())
-        return int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir(place + "/fd"))
+        children = []
+        for task in os.listdir(place + "/task"):
+            try:
+                children += open("%s/task/%s/children" % (place, task)).read().split()  # zombies, too
+            except OSError:
+                pass  # it has just ended
+        self.peak = int(status["VmHWM"].split()[0])
+        return int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir(place + "/fd")), len(children)
 
     def at_rest(self, before):
         end = time.monotonic() + DEADLINE
         while True:
-            rss, threads, descriptors = self.facts()
-            if rss < RSS_KIB_MAX and threads <= before[1] and descriptors <= before[2]:
-                return rss
+            now = self.facts()
+            if now[0] < RSS_KIB_MAX and all(is_now <= was for is_now, was in zip(now[1:], before[1:])):
+                if self.peak > PEAK_KIB_MAX:
+                    fail("it took more memory than its limits allow: KiB", self.peak)
+                return now[0]
             if time.monotonic() > end:
-                fail("it does not come to rest: KiB, threads, descriptors", ((rss, threads, descriptors), before))
+                fail("it does not come to rest: KiB, threads, descriptors, children", (now, before))
             time.sleep(0.05)
 
     def end(self):
@@ -104,7 +119,7 @@ class Server:
 
 ODD = [b"\x00", b"\xff\xfe", b"\r", b"\n", b"\r\n\r\n", b'"', b"\\", b"\\ud800", b"{", b"}", b"[" * 200, b"]" * 200, b"{\"a\":" * 130,
        b"9" * 400, b"-", b"1e999", b"\xc3", b"\xed\xa0\x80", b"null", b"true", b"\t", b" " * 300, b":", b",", b"%s%n", b"A" * 5000]
-VALUES = [None, True, 0, -1, 1.5, 1e300, 2**64, "", "x", "\ud800", [], {}, [[]], {"a": {}}, "A" * 3000, ["1"] * 50]
+VALUES = [None, True, 0, -1, 1.5, 1e300, 2**64, "", "x", "\ud800", [], {}, [[]], {"a": {}}, "A" * 3000, ["1"] * 50, "\U0001f600é" * 500]
 
 
 def mutated(rng, data):
@@ -143,7 +158,7 @@ def message(rng):
         params["_meta"] = {key: value for key, value in meta.items() if rng.random() < 0.8}
     method = rng.choice(["tools/call"] * 6 + ["ping", "tools/list", "initialize", "server/discover", "notifications/cancelled",
                         "notifications/initialized", "logging/setLevel", "subscriptions/listen", "", 5, None])
-    whole = {"jsonrpc": rng.choice(["2.0"] * 9 + ["1.0"]), "id": rng.choice([rng.randrange(50), "s%d" % rng.randrange(50), None, 1.5, []]),
+    whole = {"jsonrpc": rng.choice(["2.0"] * 9 + ["1.0"]), "id": rng.choice([rng.randrange(50), "s%d" % rng.randrange(1 << 40), None, 1.5, []]),
              "method": method, "params": params}
     left = {key: value for key, value in whole.items() if rng.random() < 0.95}
     return json.dumps(left).encode("utf-8", "surrogatepass")
@@ -162,27 +177,49 @@ def http_request(rng):
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-# -- the three targets ------------------------------------------------------------------------------------------------
+# -- the four targets ------------------------------------------------------------------------------------------------
 
 def stdin_lines(binary, rng, count):
     server = Server(binary)
     server.call("execute", code="1")
     before = server.facts()
+    must, may = collections.Counter(), collections.Counter()
     for start in range(0, count, BATCH):
-        lines = [mutated(rng, message(rng)) for _ in range(min(BATCH, count - start))]
         if start == 0:
-            lines.append(b"[" * (17 << 20))  # one over the limit
-        for line in lines:
+            server.send(b"[" * (64 << 20) + b"\n")  # one over the limit
+        for _ in range(min(BATCH, count - start)):
+            good = message(rng)
+            line = mutated(rng, good)
+            for piece in line.split(b"\n"):
+                name = id_of(piece)
+                may[name] += 1
+                must[name] += line == good and name.startswith('"')  # nobody cancels those
             server.send(line + b"\n")
         if server.request("ping").get("result") != {}:
             fail("ping", server.answers)
     result = server.call("execute", code="6 * 7", timeout=DEADLINE)
     if not result["content"][0]["text"].endswith("42"):
         fail("the last good cell", result)
-    server.request("tools/call", {"name": "get_session_info", "arguments": {}})
-    rss = server.at_rest((0, before[1] + 1, before[2] + 6))
+    with server.arrived:
+        server.arrived.wait_for(lambda: not must - server.told, DEADLINE)
+        if must - server.told or server.told - may:
+            fail("requests that are not answered, answers too many, by id", (must - server.told, server.told - may))
+    if "server_pid" not in server.call("get_session_info").get("structuredContent", {}):
+        fail("the last errand")
+    rss = server.at_rest((0, before[1] + 1, before[2] + 6, before[3]))
     server.end()
     return rss
+
+
+def id_of(line):
+    """As JSON; an empty text where it has none."""
+    try:
+        found = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return ""
+    name = found.get("id") if isinstance(found, dict) else None
+    name = re.sub("[\ud800-\udfff]", "\ufffd", name) if isinstance(name, str) else name
+    return json.dumps(name) if isinstance(name, (str, int)) else ""
 
 
 def answer_of(path, data, rng, pieces=1, half_close=True):
@@ -210,19 +247,25 @@ def answer_of(path, data, rng, pieces=1, half_close=True):
     return came
 
 
-def check_response(data, came):
-    if not came:
-        return
+def check_response(data, came, whole):
     came = came.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"", 1)
     if not came:
-        return
+        return whole and fail("a whole request is not answered", data)
     head, end, body = came.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if not end or words[0] != b"HTTP/1.1" or int(words[1]) not in STATUSES:
         fail("not a response", (data, came))
+    if len(data.split(b"\r\n\r\n")[0]) > HEAD_BYTES_MAX and words[1] not in (b"400", b"431"):
+        fail("a head over the limit is served", (data, came))
     length = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
-    if length and body and len(body) != int(length[0].split(b":")[1]):
+    if length and len(body) != int(length[0].split(b":")[1]) and (body or not data.startswith(b"HEAD ")):
         fail("a response of another length", (data, came))
+    while b"\r\nTransfer-Encoding: chunked" in head and body != b"0\r\n\r\n":
+        size, _, rest = body.partition(b"\r\n")
+        size = int(size or b"0", 16)
+        if size == 0 or rest[size : size + 2] != b"\r\n":
+            fail("a stream that is not whole", (data, came))
+        body = rest[size + 2 :]
 
 
 def late_requests(binary, request):
@@ -253,7 +296,11 @@ def socket_bytes(binary, rng, count):
     late_requests(binary, good)
     whole = [good[:at] for at in range(len(good))]  # every prefix, and then a half-close
     for number in range(count):
-        data = whole[number] if number < len(whole) else mutated(rng, http_request(rng))
+        request = http_request(rng)
+        data = whole[number] if number < len(whole) else mutated(rng, request)
+        body = request.partition(b"\r\n\r\n")[2]
+        awaited = any(len(body) < int(length) < 1 << 20 for length in re.findall(rb"Content-Length: (\d+)\r\n", request))
+        complete = data == request and not awaited
         if rng.random() < 0.05:
             data += mutated(rng, http_request(rng))  # pipelined: ignored
         if number % 10 == 9:  # one that goes away at once, its answer unread
@@ -265,21 +312,21 @@ def socket_bytes(binary, rng, count):
                 pass
             peer.close()
             continue
-        check_response(data, answer_of(path, data, rng, rng.choice((1, 1, 1, 2, 7))))
+        check_response(data, answer_of(path, data, rng, rng.choice((1, 1, 1, 2, 7))), complete)
         if number % BATCH == 0:
             came = answer_of(path, good, rng, half_close=False)
             if b'"result":"42"' not in came:
                 fail("the next good request", came)
     if b'"result":"42"' not in answer_of(path, good, rng):
         fail("the last good request")
-    rss = server.at_rest((0, before[1] + 1, before[2] + 2))
+    rss = server.at_rest((0, before[1] + 1, before[2] + 2, before[3]))
     server.end()
     return rss
 
 
 LIAR = r'''#!%s
 import os, random, socket, sys, time
-rng = random.Random(int(os.environ["LIAR_SEED"]) + os.getpid() * 0 + int(open(os.environ["LIAR_COUNT"]).read()))
+rng = random.Random(int(os.environ["LIAR_SEED"]) + int(open(os.environ["LIAR_COUNT"]).read() or 0))
 control = socket.socket(fileno=0)
 control.settimeout(20)
 size = int(sys.argv[2].split(".read(")[1].split(")")[0])
@@ -295,6 +342,11 @@ def say(frame):
     if rng.random() < 0.2 and frame:
         frame[rng.randrange(len(frame))] = rng.randrange(256)
     control.sendall(frame + (b"\n" if rng.random() < 0.95 else b""))
+if "LIE" in os.environ:
+    control.sendall(frames[0] + b"\n")
+    control.recv(1 << 16)
+    control.sendall(eval(os.environ["LIE"]))
+    time.sleep(20)
 if rng.random() < 0.9:
     control.sendall(frames[0] + b"\n")
 while True:
@@ -309,6 +361,12 @@ while True:
 '''
 
 
+# What ends a worker, for ours never sends it.
+LIES = [r"b'not json\n'", r"""b'{"op": 5}\n'""", r"""b'{"op": "ready"}\n'""", r"""b'{"op": "done"}\n' * 2""",
+        r"""b'{"op": "install", "number": 1, "name": "--x"}\n'""", r"""b'{"op": "part", "text": "%s"}\n' % (b"a" * (5 << 20))""",
+        r"b'a' * (64 << 20)"]
+
+
 def lying_worker(binary, rng, count):
     seed = str(rng.randrange(1 << 30))
     server = Server(binary, MCP_PY_START_TIMEOUT="1", LIAR_SEED=seed)
@@ -319,6 +377,11 @@ def lying_worker(binary, rng, count):
     server.call("execute", code="1")
     before = server.facts()
     config = {"name": "liar", "python_path": liar, "env": {"LIAR_SEED": seed, "LIAR_COUNT": counter}}
+    for lie in LIES:
+        server.call("add_interpreter", name="liar", python_path=liar, env={"LIE": lie, "LIAR_SEED": seed, "LIAR_COUNT": os.devnull})
+        results = [server.call("execute", code="1", interpreter="liar", timeout=1) for _ in range(2)]
+        if "its control socket carried what no worker sends" not in str(results):
+            fail("a lie is believed", (lie, results))
     for number in range(count // 3):  # three frames a call, on average
         with open(counter, "w") as file:
             file.write(str(number))
@@ -329,7 +392,7 @@ def lying_worker(binary, rng, count):
         if number % 50 == 0 and server.call("execute", code="6 * 7")["content"][0]["text"] != "42":
             fail("another interpreter was disturbed")
     server.call("stop_interpreter", name="liar")
-    rss = server.at_rest((0, before[1] + 1, before[2] + 6))
+    rss = server.at_rest((0, before[1] + 1, before[2] + 6, before[3]))
     server.end()
     return rss
 
@@ -344,7 +407,7 @@ def random_cell(rng):
     for _ in range(rng.randrange(3)):
         name, number = rng.choice([("stdout", 1), ("stdout", 1), ("stderr", 2)])
         bytes_of_none = "os.write(%d, b'\\xff\\xe2' * %d)" % (number, rng.randrange(20000))
-        text = "sys.%s.write(%r * %d)" % (name, rng.choice(["a", "é", "\U0001f600", "\n", "x\n"]), rng.choice(LENGTHS))
+        text = "sys.%s.write(%r * %d)" % (name, rng.choice(["a", "é", "\U0001f600", "aé", "\n", "x\n"]), rng.choice(LENGTHS))
         lines.append("sys.%s.flush(); None" % name if rng.random() < 0.1 else bytes_of_none if rng.random() < 0.2 else text)
     lines.append("%r * %d" % (rng.choice(["r", "é"]), rng.choice(LENGTHS)) if rng.random() < 0.7 else rng.choice(["1/0", "None"]))
     return "\n".join(lines)
@@ -380,13 +443,15 @@ def three_shapes(binary, rng, count):
         wholes = [(full[0] + full[2] * (not raised)).replace("\n", ""), full[1].replace("\n", "")]
         if sorted("".join(wholes)) != sorted(whole.replace("\n", "")) or (short[2] != "") != raised:
             fail("the file of a long answer, its stream in full and its last word do not agree", (code, short[2][:100]))
+        if not raised and not code.endswith("None") and not short[0].endswith("\n"):
+            fail("a stream whose result has no end of its line", (code, short[0][-100:]))
         shown = [CUT.split(text) for text in short[:2]]
         ends = [(pieces[0].replace("\n", ""), pieces[-1].replace("\n", "")) for pieces in shown]
         fit = [whole.startswith(head) and whole.endswith(tail) for whole, (head, tail) in zip(wholes, ends)]
-        if not all(fit) or not 24990 < sum(map(len, sum(shown, []))) < 25010:
+        if not all(fit) or sum(map(len, sum(shown, []))) not in (25000, 25001):  # a result begins a line
             fail("a long answer's stream shows other ends", (code, fit, [list(map(len, pieces)) for pieces in shown]))
         os.remove(file[1])
-    rss = server.at_rest((0, 99, 99))
+    rss = server.at_rest((0, 99, 99, 9))
     server.end()
     return rss
 
