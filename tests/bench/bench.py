@@ -2,7 +2,8 @@
 
     python3 bench.py [--server PATH] [--quick] [--json FILE] [--strict]
 
-Standard library only, Python 3.8 and newer, Linux. Exit 1 only with --strict, when a target is missed.
+Standard library only, Python 3.8 and newer, Linux. Exit 1 when a target of memory, instructions or service is missed; of time
+only with --strict.
 """
 import argparse
 import json
@@ -199,10 +200,11 @@ def quick(whole, short):
 
 
 def row(what, value, unit, n, tail=None, floor=None, floor_name="", target="", met=None):
-    """Takes a row in, in seconds or bytes; `met` is None where there is no target."""
+    """Takes a row in, in seconds or bytes; `met` is None where there is no target, `firm` what no busy machine moves."""
     ROWS.append({
         "what": what, "median": value, "p99": tail, "unit": {"MB": "bytes", "ins": "instructions"}.get(unit, "s"), "shown_in": unit, "n": n,
         "floor": floor, "floor_name": floor_name, "ratio": value / floor if floor else None, "target": target, "met": met,
+        "firm": unit in ("MB", "ins") or target == "all served",
     })
     print(".", end="", file=sys.stderr, flush=True)
 
@@ -492,7 +494,7 @@ def instructions():
 
     few = 100
     each = (counted(few + calls) - counted(few)) / calls
-    row("instructions of a warm execute", each, "ins", calls, target="≤ 200,000", met=each <= 200_000)
+    row("instructions of a warm execute", each, "ins", calls, target="≤ 60,000", met=each <= 60_000)
 
 
 def peers():
@@ -593,7 +595,8 @@ def main():
     if OPTIONS.json:
         with open(OPTIONS.json, "w") as file:
             json.dump({"machine": machine, "rows": ROWS}, file, indent=1, ensure_ascii=False)
-    sys.exit(1 if missed and OPTIONS.strict else 0)
+    firm = any(r["met"] is False and r["firm"] for r in ROWS)
+    sys.exit(1 if firm or (missed and OPTIONS.strict) else 0)
 
 
 main()

@@ -178,9 +178,14 @@ def kills(rng, rounds):
             print("    round %d" % number, flush=True)
         if victim == "worker":
             pid = int(server.run("import os; os.getpid()").splitlines()[-1])
-            running = server.start("execute", code=cell)
-            time.sleep(delay)
-            os.kill(pid, signal.SIGKILL)
+            if rng.random() < 0.5:
+                running = server.start("execute", code=cell)
+                time.sleep(delay)
+                os.kill(pid, signal.SIGKILL)
+            else:  # between two cells
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(delay)
+                running = server.start("execute", code="1")
             first, second = server.wait(running)["content"][0]["text"], server.run("6 * 7")
             told = [text for text in (first, second) if "was killed by SIGKILL" in text and "its variables are gone" in text]
             if len(told) != 1 or not second.endswith("42"):
@@ -307,14 +312,38 @@ def full_disks():
     server.process.stdin.close()
     server.process.wait(DEADLINE)
     shutil.rmtree(server.folder)
+    server = Server(prefix=mounted('mount -t tmpfs -o size=1m none "$HOME"'))
+    server.call("add_interpreter", name="kept", python_path=PYTHON, save=True)
+    read = "import os; open(os.path.expanduser('~/.claude-workspace/python_interpreter/interpreters.json')).read()"
+    before = server.run(read)
+    server.run("with open(os.path.expanduser('~/fill'), 'wb', 0) as file:\n    while True: file.write(bytes(512))")
+    result = server.call("add_interpreter", name="other", python_path=PYTHON, save=True, description="d" * 9000)
+    check("saving on a full disk fails with the reason", result["isError"] and "No space left" in result["content"][0]["text"], result)
+    after = server.run(read)
+    check("and what was saved is still there", "kept" in before and after == before, (before, after))
+    server.process.stdin.close()
+    server.process.wait(DEADLINE)
+    shutil.rmtree(server.folder)
 
 
 def resources():
     server = Server(limits=[(resource.RLIMIT_NOFILE, 24)])
+    path = server.socket()
     server.run("1")
     texts = [server.call("add_interpreter", name="n%d" % n, python_path=PYTHON) for n in range(8)]
     refused = [result["content"][0]["text"] for result in texts if result["isError"]]
     check("without descriptors a start is refused in words", refused and all("Too many open files" in text for text in refused), texts)
+    peers = [socket.socket(socket.AF_UNIX) for _ in range(24)]  # more than it can take
+    for peer in peers:
+        peer.connect(path)
+    time.sleep(0.2)
+    spent = lambda: sum(map(int, open("/proc/%d/stat" % server.process.pid).read().rsplit(")", 1)[1].split()[11:13]))
+    before = spent()
+    time.sleep(1)
+    share = (spent() - before) / os.sysconf("SC_CLK_TCK")
+    check("connections for which there are none wait, and nothing spins", share < 0.3, share)
+    for peer in peers:
+        peer.close()
     check("and cells run", server.run("6 * 7") == "42")
     server.end()
     if ROOT:
@@ -427,6 +456,16 @@ def names(rounds):
         check("which is said", b"is taken; this session's socket is " in server.stderr, server.stderr)
         server.end()
         (os.rmdir if os.path.isdir(shared) and not os.path.islink(shared) else os.unlink)(shared)
+    server = Server()
+    path = server.socket()
+    server.process.kill()
+    server.process.wait()
+    after = Server(folder=server.folder)
+    check("a killed server's name is the next one's", after.socket() == path == shared, path)
+    after.run("1")
+    eventually("what it left is taken away", lambda: len(after.outputs()) < 2)
+    after.end()
+    os.unlink("%s-%d.sock" % (shared[:-5], server.process.pid))  # the name of its own goes some seconds later
     # Two servers at once for one name, over and over: each can be reached by one of its names.
     for number in range(rounds):
         pair = [Server(), Server()]

@@ -10,6 +10,8 @@ coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-
 RUSTFLAGS=$(echo $coverage) timeout -k 10 900 cargo build --quiet --locked --release --target "$host" \
     --manifest-path "$here/parsers/Cargo.toml" --target-dir "$build"
 mkdir -p "$folder/corpus"
+# To begin with: a whole request, which chance finds late; the first byte chooses the parser.
+printf '\1POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n{}' >"$folder/corpus/request"
 timeout -k 10 $((seconds + 120)) "$build/$host/release/fuzz-parsers" -max_total_time="$seconds" -timeout=10 -max_len=2000 \
     -artifact_prefix="$folder/" "$folder/corpus" >"$folder/log" 2>&1 || { tail -c 8000 "$folder/log"; exit 1; }
 runs=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$folder/log")
