@@ -6,7 +6,11 @@ set -euo pipefail
 binary=$(realpath "$1") folder=$2 top=$PWD
 mkdir -p "$folder/home" "$folder/copied"
 alone=()
-if [ "$(id -u)" = 0 ]; then alone=(unshare --net); else echo "not in a namespace of its own: needs root"; fi
+if [ "$(id -u)" = 0 ]; then # where the sources that it was built from are not, either
+    alone=(unshare --net --mount sh -c 'mount -t tmpfs none "$0/src" && exec "$@"' "$top")
+else
+    echo "not in a namespace of its own: needs root"
+fi
 passed=0
 expect() { # a name, what is expected somewhere in what came, what came
     case $3 in *"$2"*) passed=$((passed + 1)) ;; *) printf '%s: expected %s, got:\n%s\n' "$1" "$2" "$3"; exit 1 ;; esac
@@ -25,7 +29,10 @@ expect 'from the sources' "$tried" "$("${here[@]}" CARGO_TARGET_DIR="$folder/tar
 echo "from one copied file"
 cp "$binary" "$folder/one-file"
 expect 'from one file' "$tried" "$("${here[@]}" "${alone[@]}" "$folder/one-file" install --dir "$folder/bin")"
-expect 'doctor' 'ok   python' "$("${here[@]}" "${alone[@]}" env PATH="$folder/bin:$PATH" "$folder/bin/mcp-py" doctor || true)"
+rm "$folder/one-file" # what is installed stands by itself
+told=$("${here[@]}" "${alone[@]}" env PATH="$folder/bin:$PATH" "$folder/bin/mcp-py" doctor || true)
+for fact in server client python environment; do expect "doctor: $fact" "ok   $fact " "$told"; done
+case $told in *'will be made'*) printf 'no environment was made:\n%s\n' "$told"; exit 1 ;; *) passed=$((passed + 1)) ;; esac
 
 echo "linked statically"
 target=$(rustc -vV | sed -n 's/^host: //p')

@@ -28,12 +28,17 @@ expect() { # a name, what is expected somewhere in what came, what came
 }
 
 request=$'POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 21\r\n\r\n{"code":"print(x*2)"}'
-expect curl '"result":"10"' "$(curl -sS --max-time 20 --unix-socket "$socket" http://localhost/execute -d '{"code": "print(x*2)"}')"
-expect 'curl, streaming' '{"stdout":"10\n"}' "$(curl -sSN --max-time 20 --unix-socket "$socket" http://localhost/execute -d '{"code": "print(x*2)", "stream": true}')"
-expect 'curl, an error' '404' "$(curl -sS --max-time 20 -o /dev/null -w '%{http_code}' --unix-socket "$socket" http://localhost/nothing)"
+curled() { curl -sS --max-time 20 --unix-socket "$socket" "$@"; }
+# Assigned first, for then the end of an answer that curl finds wrong fails; bytes are not characters.
+came=$(curled http://localhost/execute -d '{"code": "print(x*2, \"€ €\")"}')
+expect curl '"result":"10 € €"}' "$came"
+came=$(curled -N http://localhost/execute -d '{"code": "print(x*2, \"€ €\")", "stream": true}')
+expect 'curl, streaming' '{"stdout":"10 € €\n"}' "$came"
+expect 'curl, an error' '404' "$(curled -o /dev/null -w '%{http_code}' http://localhost/nothing)"
 head -c 2000000 /dev/zero | tr '\0' ' ' >"$folder/blanks"
-expect 'curl, 100-continue' '"result":"10"' "$( (printf '{"code": "print(x*2)"'; cat "$folder/blanks"; printf '}') |
-    curl -sS --max-time 20 --unix-socket "$socket" http://localhost/execute -H 'Expect: 100-continue' --data-binary @-)"
+came=$( (printf '{"code": "print(x*2)"'; cat "$folder/blanks"; printf '}') |
+    curled --expect100-timeout 60 http://localhost/execute -H 'Expect: 100-continue' --data-binary @-)
+expect 'curl, 100-continue' '"result":"10"' "$came"
 expect socat '"result":"10"' "$(printf '%s' "$request" | socat -t 20 - "UNIX-CONNECT:$socket")"
 expect nc '"result":"10"' "$(printf '%s' "$request" | nc -w 20 -N -U "$socket")"
 expect 'the client' '10' "$("$binary" client -c 'print(x*2)')"

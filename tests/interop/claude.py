@@ -118,7 +118,7 @@ def results(request):
 
 
 with tempfile.TemporaryDirectory(prefix="mcp-py-claude-") as folder:
-    project, home = Path(folder, "project"), Path(folder, "home")
+    project, home = Path(folder, "project_1.0"), Path(folder, "home")  # a name that Claude Code writes otherwise
     (project / ".claude").mkdir(parents=True)
     home.mkdir()
     settings = project / ".claude/settings.json"

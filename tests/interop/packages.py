@@ -84,7 +84,7 @@ def wheelhouse(kind, path, base):
     """DESIGN 6 with wheels from a folder and no index."""
     wheels = os.path.join(FOLDER, "wheels")
     settings = {"MCP_PY_PYTHON": base, "UV_OFFLINE": "1", "UV_FIND_LINKS": wheels, "UV_NO_INDEX": "1"}
-    if kind == "pip":
+    if kind != "uv":
         settings = {"MCP_PY_PYTHON": base, "PIP_FIND_LINKS": wheels, "PIP_NO_INDEX": "1"}
     # What would put it elsewhere is not heeded.
     conf = os.path.join(FOLDER, "pip.conf")
@@ -180,7 +180,8 @@ def main():
     python = os.path.join(base, "bin/python")
     before = sorted(os.listdir(next(iter(entry.path for entry in os.scandir(base + "/lib"))) + "/site-packages"))
     tools = {"uv": os.path.dirname(UV), "pip": "/nowhere"}
-    for kind, path in tools.items():
+    # Where pip's settings alone say where to look, uv would not find it.
+    for kind, path in [*tools.items(), ("pip-beside-uv", tools["uv"])]:
         wheelhouse(kind, path, python)
     for kind, path in tools.items():
         index(kind, path, python)

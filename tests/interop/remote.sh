@@ -21,7 +21,7 @@ CONFIG
 sshd=$!
 trap 'kill $sshd; wait $sshd 2>/dev/null || true' EXIT
 for _ in $(seq 200); do grep -q 'Server listening' "$folder/log" && break; sleep 0.05; done
-mkdir -p "$folder/bin"
+mkdir -p "$folder/bin" "$folder/home"
 ln -sf "$binary" "$folder/bin/mcp-py-server"
 passed=0
 expect() { # a name, what is expected somewhere in what came, what came
@@ -34,15 +34,18 @@ box() {
 answer=$(printf '%s\n' \
     '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"remote","version":"1"}}}' \
     '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"execute","arguments":{"code":"import os; os.environ[\"SSH_CONNECTION\"].split()[2], 6 * 7"}}}' \
-    '{"jsonrpc":"2.0","id":3,"method":"tools/list"}' | box MCP_PY_PYTHON="${MCP_PY_PYTHON:-}" "$folder/bin/mcp-py-server")
+    '{"jsonrpc":"2.0","id":3,"method":"tools/list"}' | box HOME="$folder/home" MCP_PY_PYTHON="${MCP_PY_PYTHON:-}" "$folder/bin/mcp-py-server")
 expect 'an answer from there' "('127.0.0.1', 42)" "$answer"
 expect 'all the tools' 'list_interpreters' "$answer"
 case $answer in *'<<'*) echo "the model here was sent to the client there"; exit 1 ;; *) passed=$((passed + 1)) ;; esac
 # The end of the connection is the end of the server there.
-mark="remote-$$-mark"
+mark="remote-$$-mark" began=$SECONDS
 { printf '%s\n' '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"execute","arguments":{"code":"while True: pass"}}}'; sleep 1; } |
-    box MARK="$mark" MCP_PY_PYTHON="${MCP_PY_PYTHON:-}" "$folder/bin/mcp-py-server" >/dev/null || true
-for _ in $(seq 100); do grep -qsz "MARK=$mark" /proc/[0-9]*/environ || break; sleep 0.05; done
-if grep -lsz "MARK=$mark" /proc/[0-9]*/environ; then echo "left running"; exit 1; fi
+    box MARK="$mark" HOME="$folder/home" MCP_PY_PYTHON="${MCP_PY_PYTHON:-}" "$folder/bin/mcp-py-server" >/dev/null || true
+[ $((SECONDS - began)) -lt 15 ] || { echo "the server stayed for $((SECONDS - began)) s"; exit 1; }
+# What is printed counts: processes that go meanwhile make grep fail.
+left() { grep -lsz "MARK=$mark" /proc/[0-9]*/environ || true; }
+for _ in $(seq 100); do [ -n "$(left)" ] || break; sleep 0.05; done
+if [ -n "$(left)" ]; then printf 'left running: %s\n' "$(left)"; exit 1; fi
 passed=$((passed + 1))
 echo "$passed remote checks passed"

@@ -90,14 +90,15 @@ async function session(name, sdk, options) {
     const unknown = await call('no_such_tool').then((result) => result, (error) => error);
     check(`${name}: an unknown tool is an error`, unknown.code === -32602 || unknown.isError, unknown);
     await client.close();
+    // The next server would take it away.
+    const left = () => readdirSync(folder).filter((entry) => entry.startsWith('python-interpreter-mcp-py-'));
+    for (let n = 0; n < 100 && left().length; n += 1) await new Promise((done) => setTimeout(done, 50));
+    check(`${name}: nothing is left behind`, left().length === 0, left());
 
     parameters.args[1] = join(recordings, `${name}-again.jsonl`);
     client = await connected();
     check(`${name}: a new connection is a new session`, text(await execute("'x' in globals()")) === 'False');
     await client.close();
-    const left = () => readdirSync(folder).filter((entry) => entry.startsWith('python-interpreter-mcp-py-'));
-    for (let n = 0; n < 100 && left().length; n += 1) await new Promise((done) => setTimeout(done, 50));
-    check(`${name}: nothing is left behind`, left().length === 0, left());
     rmSync(folder, { recursive: true, force: true });
 }
 

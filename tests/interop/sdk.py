@@ -7,6 +7,7 @@ answered; "legacy" sends `initialize` and nothing else. Every line of both is re
 validate.py. Each check prints a line; the first that fails ends the run with exit 1 and says what came.
 """
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -82,7 +83,8 @@ class Session:
         check("variables persist", text(await self.execute("print(f'x = {x}')")) == "x = 5")
         check("list_vars lists it", text(await self.client.call_tool("list_vars", {})) == "x")
         picture = await self.execute("import base64\nclass P:\n    def _repr_png_(self): return base64.b64decode(%r)\nP()" % PNG)
-        check("a picture is an image block", [b.mime_type for b in picture.content if b.type == "image"] == ["image/png"], picture)
+        images = [(block.mime_type, block.data) for block in picture.content if block.type == "image"]
+        check("a picture is an image block", images == [("image/png", PNG)], picture)
 
     async def errors(self):
         result = await self.execute("print('before')\n1/0")
@@ -173,6 +175,15 @@ class Session:
             check("and after it", text(await self.execute("3+3")) == "6")
 
 
+def cancelled_and_answered(record):
+    """The ids of the recorded requests that were cancelled, and of those that were answered all the same."""
+    with open(record, encoding="ascii") as file:
+        entries = [json.loads(line) for line in file]
+    told = {way: [json.loads(entry["line"]) for entry in entries if entry["dir"] == way] for way in ("in", "out")}
+    cancelled = [one["params"]["requestId"] for one in told["in"] if one.get("method") == "notifications/cancelled"]
+    return cancelled, [one["id"] for one in told["out"] if one.get("id") in cancelled]
+
+
 async def run(mode, server, record, folder):
     home = os.path.join(folder, "home")
     os.makedirs(home)
@@ -197,11 +208,14 @@ async def run(mode, server, record, folder):
         begin = time.monotonic()
     seconds = time.monotonic() - begin
     check("the server goes when its stdin closes", seconds < CLOSE_SECONDS_MAX, "%.3f s" % seconds)
+    cancelled, answered = cancelled_and_answered(record)
+    check("what was cancelled is not answered", len(cancelled) >= 2 and not answered, (cancelled, answered))
+    # The next server would take it away.
+    left = [name for name in os.listdir(folder) if name.startswith("python-interpreter-mcp-py-")]
+    check("and leaves no folder behind", not left, left)
     parameters.args[1] = record + ".again.jsonl"
     async with Client(stdio_client(parameters), mode=mode, read_timeout_seconds=30) as client:
         check("a new connection is a new session", text(await Session(client, mode, folder).execute("'x' in globals()")) == "False")
-    left = [name for name in os.listdir(folder) if name.startswith("python-interpreter-mcp-py-")]
-    check("and leaves no folder behind", not left, left)
 
 
 def main():
