@@ -6,9 +6,12 @@ Each check prints a line; the first that fails ends the run with exit 1 and says
 namespace without a network, where nobody answers a name server's port either.
 """
 import base64
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -97,8 +100,13 @@ def wheelhouse(kind, path, base):
         check("%s installs a wheel and the cell goes on" % kind, text == "[mcp-py: installed zz_demo 1.0 for zz_demo]\n(42, [1])", text)
         for server in (one, other):
             server.run("import json")
-        for server in (one, other):
-            server.start("import zz_both; zz_both.x")
+        locks = glob.glob(os.path.join(FOLDER, "wheels-" + kind, ".claude-workspace/python_interpreter/env-*/install.lock"))
+        with open(locks[0]) as held:  # as a server that installs something
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for server in (one, other):
+                server.start("import zz_both; zz_both.x")
+            early = select.select([server.process.stdout for server in (one, other)], [], [], 2.0)[0]
+        check("%s: an install waits for another server's" % kind, not early, early)
         texts = [server.answer()[0] for server in (one, other)]
         check("%s: two servers that need one package both get it" % kind, all(text.endswith("42") for text in texts), texts)
         text = one.run("import zz_no_such_wheel")
