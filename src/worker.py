@@ -57,9 +57,10 @@ RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression g
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
-NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils
-    formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev parser pipes smtpd sndhdr spwd
-    sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure google mpl_toolkits ruamel zope""".split()
+NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt
+    distutils formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev
+    parser pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure
+    google mpl_toolkits ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
@@ -67,8 +68,7 @@ modules, scope = sys.modules, sys.modules["__main__"].__dict__
 cells, installs = count(1), count(1)  # numbers: of cells, of requests for an install
 received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
-asked = set()  # what this cell has had asked for
-guards = {}  # by cell: the lines in which a failing import is expected
+asked, guards = set(), {}  # what this cell has had asked for; by cell: the lines in which an import may fail
 kept = [(0, "")]  # cells whose lines are kept, oldest first: the characters of all cells up to its end, its name
 loop = None  # of top-level await: one for the interpreter's life
 
