@@ -49,7 +49,8 @@
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, write
 //! anywhere but in its output directory, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the
 //! folder of `install` (but for a file that `doctor` makes and removes in TMPDIR, /tmp and the folder in which the
-//! configuration's would be made), signal a process that it did not start, or run a cell a second time.
+//! configuration's would be made, and where a link in place of interpreters.json leads), signal a process that it did
+//! not start, or run a cell a second time.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -439,7 +440,7 @@ impl Server {
     }
 
     /// The first message that is not `server/discover`: some hosts start a server just to ask that and kill it.
-    fn begin(&mut self) {
+    fn begin_session(&mut self) {
         if !mem::replace(&mut self.begun, true) {
             let (builtin, desk) = self.interpreter(BUILTIN);
             builtin.launch(desk);
@@ -735,7 +736,7 @@ impl Server {
                 }
             }
             rpc::Message::Notification { method, params } => {
-                self.begin();
+                self.begin_session();
                 if method == "notifications/cancelled" {
                     self.cancel_request(&params["requestId"]);
                 }
@@ -755,7 +756,7 @@ impl Server {
     /// Answers a request, or has it answered later.
     fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<(), Failure> {
         if method != "server/discover" {
-            self.begin();
+            self.begin_session();
         }
         if !(params.is_object() || params.is_null()) {
             return invalid("params must be an object");
@@ -2209,7 +2210,7 @@ static LEASHED: RwLock<()> = RwLock::new(());
 
 /// Runs a program in a group of its own: whether it succeeded, and what it printed. An error where it could not be
 /// started, took longer than `limit`, printed too much or is not wanted any more.
-fn run(mut command: Command, limit: Duration, leash: Option<&Leash>) -> Result<(bool, String), String> {
+fn run_program(mut command: Command, limit: Duration, leash: Option<&Leash>) -> Result<(bool, String), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = about(&name);
     let (mut output, theirs) = UnixStream::pair().map_err(&failed)?;
@@ -2243,7 +2244,7 @@ fn ask_base(base: &Path, cwd: Option<&Path>, how: &str, leash: Option<&Leash>) -
     let mut command = Command::new(base);
     command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?);
     cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
-    let (_, text) = run(command, ENVIRONMENT_LIMIT.min(start_limit()), leash)?;
+    let (_, text) = run_program(command, ENVIRONMENT_LIMIT.min(start_limit()), leash)?;
     let told: Vec<_> = text.split('\0').skip(1).map(str::to_owned).collect();
     told.try_into().map_err(|_| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
 }
@@ -2260,17 +2261,17 @@ fn environment(
     let deleted = here.is_none().then(|| "/".into()); // there pyenv would not know where it is
     let cwd = cwd.map(PathBuf::from).or(deleted);
     let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, cwd.as_ref().or(here.as_ref())));
-    let known = saved_dir()?.join(format!("base-{key:016x}"));
-    let name = fs::read_to_string(&known).unwrap_or_default();
-    let env = known.with_file_name(&name);
+    let remembered = saved_dir()?.join(format!("base-{key:016x}"));
+    let name = fs::read_to_string(&remembered).unwrap_or_default();
+    let env = remembered.with_file_name(&name);
     if suspect || ![MADE, "bin/python", "pyvenv.cfg"].iter().all(|file| env.join(file).is_file()) {
         let [note, name, _] = ask_base(&base, cwd.as_deref(), "make", leash)?;
-        let _ = fs::write(&known, &name);
-        return Ok((known.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
+        let _ = fs::write(&remembered, &name);
+        return Ok((remembered.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
     }
     let check = move || {
         thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
-        let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&known, now).is_ok();
+        let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&remembered, now).is_ok();
         if let Some([_, _, is]) = ask_base(&base, cwd.as_deref(), "look", None).ok().filter(is_new) {
             let note = format!("python3 is now {is}: the builtin runs on it from its next start");
             post(move |server| server.interpreter(BUILTIN).0.notice(note));
@@ -2318,7 +2319,7 @@ fn install_package(env: &Path, package: &str, leash: Option<&Leash>) -> Result<S
             .filter_map(|pair| pair.split_once('='))
             .filter(|(name, _)| env::var_os(name).is_none());
         command.envs(defaults).envs([("PIP_USER", "0"), ("PIP_DRY_RUN", "0")]).arg(package);
-        let (done, text) = run(command, end.saturating_duration_since(Instant::now()), leash)?;
+        let (done, text) = run_program(command, end.saturating_duration_since(Instant::now()), leash)?;
         if done {
             // uv says ` + name==version`, pip `Successfully installed name-version …`, each in its own spelling.
             let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
@@ -3237,8 +3238,8 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     let linked = |link: &Path| fs::read_link(link).is_ok_and(|to| to_program(&dir.join(to)));
     let own = env::current_exe().and_then(fs::canonicalize).map_err(about("our own file"))?;
     // A program is ours where one of its names is a link to it, and where it is what runs here.
-    let known = linked(&server) || linked(&client) || fs::canonicalize(&program).is_ok_and(|path| path == own);
-    for (path, ours) in [(&program, known), (&server, linked(&server)), (&client, linked(&client))] {
+    let is_ours = linked(&server) || linked(&client) || fs::canonicalize(&program).is_ok_and(|path| path == own);
+    for (path, ours) in [(&program, is_ours), (&server, linked(&server)), (&client, linked(&client))] {
         let way = "the Python original goes by `uv tool uninstall python-interpreter-mcp`, anything else by hand";
         ensure(ours || fs::symlink_metadata(path).is_err(), || {
             format!("{} is in the way and not ours; {way}", path.display())
@@ -3462,7 +3463,7 @@ fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
 fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    run(command, limit, None).map(|(_, text)| text).unwrap_or_default()
+    run_program(command, limit, None).map(|(_, text)| text).unwrap_or_default()
 }
 
 impl Host {
