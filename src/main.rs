@@ -2328,9 +2328,10 @@ fn install_package(env: &Path, package: &str, leash: Option<&Leash>) -> Result<S
                 lines.filter_map(|line| line.strip_prefix("+ ").or(line.strip_prefix("Successfully installed ")));
             let said =
                 lines.flat_map(|line| line.split(' ')).filter_map(|it| it.split_once("==").or(it.rsplit_once('-')));
-            let mut said: Vec<_> = said.map(|(name, version)| format!("{name} {version}")).collect();
             let package = package.split('<').next().unwrap_or_default();
-            said.sort_by_key(|it| it.split(' ').next().map(plain) != Some(plain(package)));
+            let ours = |name| if plain(name) == plain(package) { package } else { name };
+            let mut said: Vec<_> = said.map(|(name, version)| format!("{} {version}", ours(name))).collect();
+            said.sort_by_key(|it| it.split(' ').next() != Some(package));
             return Ok(if said.is_empty() { package.to_owned() } else { said.join(", ") });
         }
         let lead = if OFFLINE.split('|').any(|sign| text.contains(sign)) { NO_NETWORK } else { "" };

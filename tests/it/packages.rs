@@ -25,7 +25,7 @@ case $5 in
 esac
 mkdir -p "$site/$5-1.5.dist-info"
 echo "value = 42" >"$site/$5.py"
-echo "+ $5==1.5"
+echo " + $(echo "$5" | tr _ -)==1.5"
 "#;
 
 /// Puts the script on PATH, with its list.
