@@ -2229,8 +2229,8 @@ fn run_program(mut command: Command, limit: Duration, leash: Option<&Leash>) -> 
             let count = output.read(&mut chunk).unwrap_or(0);
             text.extend_from_slice(&chunk[..count]);
             open = count != 0;
-            copies = copies || String::from_utf8_lossy(&text).contains("Installing collected packages");
-            // says pip
+            let says = |sign| leash.is_some() && String::from_utf8_lossy(&text).contains(sign);
+            copies = copies || says("Installing collected packages"); // as pip does
         }
     }
     sys::signal(child.id() as i32, libc::SIGKILL, true); // it has closed its output, is late, or is not wanted (I8)
