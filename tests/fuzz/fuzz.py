@@ -399,7 +399,12 @@ def lying_worker(binary, rng, count):
 
 LENGTHS = [0, 0, 1, 100, 4999, 5000, 15000, 19999, 20000, 20001, 24998, 24999, 25000, 25001, 30000, 99990, 100010, 180020,
            262140, 262150, 600000]
-CUT = re.compile(r"\n\[mcp-py: … [\d,]+ characters left out …\]\n")
+CUT = re.compile(r"\n?\[mcp-py: … [\d,]+ characters left out …\]\n")
+
+
+def only_ascii(text):
+    """A text without the escapes of bytes that are no text, and without other characters than ASCII's."""
+    return re.sub(r"\\x[0-9a-f]{2}|[^\x00-\x7f]", "", text)
 
 
 def random_cell(rng):
@@ -414,42 +419,70 @@ def random_cell(rng):
 
 
 def three_shapes(binary, rng, count):
-    """A cell's answer by MCP, as a stream, and as a stream of which nothing is cut."""
+    """A cell's answer by MCP, as a stream, and as the client shows it, cut and in full."""
     server = Server(binary)
     path = server.call("get_session_info")["structuredContent"]["socket_path"]
 
-    def streamed(code, full):
-        body = json.dumps({"code": code, "stream": True, "full": full}).encode()
+    def without_number(text):
+        return re.sub(r"<cell \d+>", "<cell>", text)
+
+    def streamed(code):
+        body = json.dumps({"code": code, "stream": True}).encode()
         came = answer_of(path, b"POST /execute HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body, rng)
         events = [json.loads(line) for line in came.decode().split("\r\n\r\n", 1)[1].split("\n") if line]
         texts = ["".join(event.get(kind, "") for event in events) for kind in ("stdout", "stderr", "result")]
-        return [re.sub(r"<cell \d+>", "<cell>", text) for text in texts]
+        return [without_number(text) for text in texts], events[-1].get("output_file")
+
+    def by_client(code, *options):
+        ended = subprocess.run([binary, "client", "--socket", path, *options, "-c", code], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+        return ended.returncode, without_number(ended.stdout.decode()), without_number(ended.stderr.decode())
 
     def joined(out, err, last):
         return "\n".join([text.removesuffix("\n") for text in (out, err) if text] + [last] * (last != ""))
 
+    def with_line(text, line):
+        """What a terminal has when a line of its own is printed behind a text."""
+        return text + "\n" * (text != "" and not text.endswith("\n")) + line + "\n" if line else text
+
     for _ in range(count):
         code = random_cell(rng)
-        text = re.sub(r"<cell \d+>", "<cell>", server.call("execute", code=code)["content"][0]["text"])
-        short, full = streamed(code, False), streamed(code, True)
+        raised = "1/0" in code
+        text = without_number(server.call("execute", code=code)["content"][0]["text"])
+        (out, err, last), its_file = streamed(code)
+        expected = (1, out, with_line(err, last)) if raised else (0, with_line(out, last), err)
+        exit, shown_out, shown_err = by_client(code)
+        if by_client(code, "--full") != expected:
+            fail("the client in full does not show what the stream has", code)
         file = re.search(r"\n# Full output: (\S+)\n", text)
+        if (file is None) != (its_file is None):
+            fail("the tool and the stream do not agree what is long", (code, file, its_file))
         if file is None:
-            if not joined(*short) == joined(*full) == text:
-                fail("three shapes of one answer differ", (code, text[-200:], joined(*short)[-200:], joined(*full)[-200:]))
+            if joined(out, err, last) != text:
+                fail("the stream and the tool's answer differ", (code, text[-200:], joined(out, err, last)[-200:]))
+            if (exit, shown_out, shown_err) != expected:
+                fail("the client cuts what is short", (code, shown_out[-200:], shown_err[-200:]))
             continue
         with open(file[1], "rb") as whole:
             whole = whole.read().decode("utf-8", "backslashreplace")
-        raised = "1/0" in code
-        wholes = [(full[0] + full[2] * (not raised)).replace("\n", ""), full[1].replace("\n", "")]
-        if sorted("".join(wholes)) != sorted(whole.replace("\n", "")) or (short[2] != "") != raised:
-            fail("the file of a long answer, its stream in full and its last word do not agree", (code, short[2][:100]))
-        if not raised and not code.endswith("None") and not short[0].endswith("\n"):
-            fail("a stream whose result has no end of its line", (code, short[0][-100:]))
-        shown = [CUT.split(text) for text in short[:2]]
-        ends = [(pieces[0].replace("\n", ""), pieces[-1].replace("\n", "")) for pieces in shown]
+        result = "" if raised else last
+        shown = out + result + err
+        if "\\xff" in code:  # what is no text may stand amid a character of the other stream there
+            shown, whole = only_ascii(shown), only_ascii(whole)
+        if sorted(shown.replace("\n", "")) != sorted(whole.replace("\n", "")):
+            fail("the file of a long answer and its stream do not agree", code)
+        before, notice, after = re.split(r"(={50}\n# OUTPUT TRUNCATED\n(?:.*\n){2}={50}\n)", shown_err)
+        if after != (last + "\n" if raised else ""):
+            fail("what follows the notice of a long answer", (code, after[:200]))
+        sizes = [int(re.search("# Original size: (.*) chars", where)[1].replace(",", "")) for where in (notice, text)]
+        if abs(sizes[0] - sizes[1]) > 1:  # the result begins a line behind whichever stream came last, by chance
+            fail("the client and the tool do not agree how long it is", (code, sizes))
+        wholes, cuts = [(out + result).replace("\n", ""), err.replace("\n", "")], [CUT.split(shown_out), CUT.split(before)]
+        ends = [(pieces[0].replace("\n", ""), pieces[-1].replace("\n", "")) for pieces in cuts]
         fit = [whole.startswith(head) and whole.endswith(tail) for whole, (head, tail) in zip(wholes, ends)]
-        if not all(fit) or sum(map(len, sum(shown, []))) not in (25000, 25001):  # a result begins a line
-            fail("a long answer's stream shows other ends", (code, fit, [list(map(len, pieces)) for pieces in shown]))
+        length = sum(map(len, sum(cuts, [])))
+        if not all(fit) or not 25000 - 8 <= length <= 25000 + 8 or exit != raised:  # lines that begin anew have a newline
+            fail("the client shows other ends", (code, fit, length, [list(map(len, pieces)) for pieces in cuts]))
         os.remove(file[1])
     rss = server.at_rest((0, 99, 99, 9))
     server.end()

@@ -20,8 +20,8 @@ fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         told.push(match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
             rpc::Message::Notification { method, params } => format!("notification {method} {params}"),
-            rpc::Message::Nothing => "nothing".into(),
-            rpc::Message::Unreadable { why } => format!("unreadable {why}"),
+            rpc::Message::Ignored => "nothing".into(),
+            rpc::Message::BadNotification { why } => format!("unreadable {why}"),
             rpc::Message::Invalid { id, code, why } => format!("invalid {id:?} {code} {why}"),
         });
     };
@@ -36,9 +36,8 @@ fn lines(input: &[u8]) {
     let half = input.len() / 2;
     assert_eq!(taken([&input[..half], &input[half..]]), whole);
     assert_eq!(taken(input.chunks(1)), whole);
-    if let Some(clean) = rpc::without_lone_surrogates(input) {
-        assert!(rpc::without_lone_surrogates(&clean).is_none());
-    }
+    let clean = rpc::replace_lone_surrogates(input);
+    assert_eq!(rpc::replace_lone_surrogates(&clean), clean);
 }
 
 /// What is known of a request's beginning stays known when more of it arrives.
@@ -47,7 +46,7 @@ fn head(input: &[u8]) {
         None => None,
         Some(Ok(head)) => {
             assert!(head.size <= bytes.len() && head.length <= REQUEST_BYTES_MAX);
-            let _ = route(&head);
+            let _ = Endpoint::of(&head);
             Some(format!("{} {} {} {}", head.method, head.path, head.size, head.length))
         }
         Some(Err((status, _))) => Some(status.to_owned()),
@@ -70,12 +69,12 @@ fn text(input: &[u8]) {
         sent += &escaped(&mem::replace(&mut held, rest));
     }
     assert_eq!(sent + &escaped(&held), shown);
-    let (mut whole, mut pieces) = (Ends::default(), Ends::default());
+    let (mut whole, mut pieces) = (HeadAndTail::default(), HeadAndTail::default());
     whole.take(input);
     input.chunks(3).for_each(|piece| pieces.take(piece));
     assert_eq!((whole.chars, whole.text()), (pieces.chars, pieces.text()));
     for most in [2, 10, 80] {
-        assert!(keep_ends(&shown, most).chars().count() <= most + 60);
+        assert!(truncate_middle(&shown, most).chars().count() <= most + 60);
     }
 }
 
@@ -94,16 +93,16 @@ fn arguments(input: &[u8]) {
     let given = serde_json::from_slice(input).unwrap_or_else(|_| json!({"code": "1", "timeout": escaped(input)}));
     let Value::Object(given) = given else { return };
     for tool in TOOLS.iter() {
-        match tool.check(given.clone()) {
+        match tool.check(&given) {
             // The names of arguments are shown whole, what they hold is not.
             Err(why) => {
                 assert!(!why.is_empty() && why.len() < if why.contains("unknown argument") { 10_000 } else { 500 })
             }
-            Ok(taken) => {
+            Ok(_) => {
                 let needs = tool.shown["inputSchema"]["required"].as_array().into_iter().flatten();
                 assert!(needs
                     .filter_map(Value::as_str)
-                    .all(|name| taken.get(name).is_some_and(|value| !value.is_null())));
+                    .all(|name| given.get(name).is_some_and(|value| !value.is_null())));
             }
         }
     }
