@@ -84,7 +84,7 @@ def make_wheel(folder, name):
 
 
 def wheelhouse(kind, path, base):
-    """DESIGN 6 with wheels from a folder and no index."""
+    """Installs by cells, from wheels in a folder and without an index. Settings that would install elsewhere are not heeded."""
     wheels = os.path.join(FOLDER, "wheels")
     settings = {"MCP_PY_PYTHON": base, "UV_OFFLINE": "1", "UV_FIND_LINKS": wheels, "UV_NO_INDEX": "1"}
     if kind != "uv":

@@ -16,7 +16,8 @@ const require = createRequire(join(modules, 'package.json'));
 const load = (name) => import(pathToFileURL(require.resolve(name)).href);
 const one = { ...(await load('@modelcontextprotocol/sdk/client/index.js')), ...(await load('@modelcontextprotocol/sdk/client/stdio.js')) };
 const two = { ...(await load('@modelcontextprotocol/client')), ...(await load('@modelcontextprotocol/client/stdio')) };
-const TOOLS = ['execute', 'reset', 'list_vars', 'get_session_info', 'add_interpreter', 'stop_interpreter', 'list_interpreters'];
+const TOOLS = ['execute', 'wait', 'interrupt', 'reset', 'list_vars', 'get_session_info', 'add_interpreter', 'stop_interpreter',
+  'list_interpreters'];
 const PICTURE = `
 class P:
     def _repr_png_(self):
@@ -57,7 +58,7 @@ async function session(name, sdk, options) {
 
     check(`${name}: the server names itself`, client.getServerVersion()?.name === 'python-interpreter', client.getServerVersion());
     const listed = await client.listTools();
-    check(`${name}: seven tools, in order`, JSON.stringify(listed.tools.map((tool) => tool.name)) === JSON.stringify(TOOLS), listed);
+    check(`${name}: nine tools, in order`, JSON.stringify(listed.tools.map((tool) => tool.name)) === JSON.stringify(TOOLS), listed);
     check(`${name}: 1 + 1 is 2`, text(await execute('1 + 1')) === '2');
     await execute('x = 5');
     check(`${name}: variables persist`, text(await execute('x * 2')) === '10');

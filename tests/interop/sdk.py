@@ -20,7 +20,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TOOLS = ["execute", "reset", "list_vars", "get_session_info", "add_interpreter", "stop_interpreter", "list_interpreters"]
+TOOLS = ["execute", "wait", "interrupt", "reset", "list_vars", "get_session_info", "add_interpreter", "stop_interpreter",
+         "list_interpreters"]
 VERSIONS = {"auto": "2026-07-28", "legacy": "2025-11-25"}
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 RUN_SECONDS_MAX = 120  # one mode, start to end
@@ -72,7 +73,7 @@ class Session:
 
     async def list_tools(self):
         listed = await self.client.list_tools()
-        check("seven tools, in order", [tool.name for tool in listed.tools] == TOOLS, [t.name for t in listed.tools])
+        check("nine tools, in order", [tool.name for tool in listed.tools] == TOOLS, [t.name for t in listed.tools])
         check("each has a title and a description", all(t.title and t.description for t in listed.tools), listed)
 
     async def cells(self):

@@ -43,7 +43,7 @@ async def run(server, record, folder):
         check("the newest legacy version", hello.protocolVersion == types.LATEST_PROTOCOL_VERSION, hello)
         execute = lambda code, **given: client.call_tool("execute", dict(given, code=code))
         tools = (await client.list_tools()).tools
-        check("seven tools", len(tools) == 7, tools)
+        check("nine tools", len(tools) == 9, tools)
         check("1 + 1 is 2", text(await execute("1 + 1")) == "2")
         await execute("x = 5")
         check("variables persist", text(await execute("x * 2")) == "10")

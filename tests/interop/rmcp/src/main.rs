@@ -78,7 +78,7 @@ async fn main() {
         let client = connected(mode.clone(), "").await;
         let mut check = |what: &str, good: bool, came: &dyn std::fmt::Debug| check(&mut passed, &format!("rmcp {name}: {what}"), good, came);
         let tools = client.list_all_tools().await.expect("tools");
-        check("seven tools", tools.len() == 7, &tools);
+        check("nine tools", tools.len() == 9, &tools);
         let two = text(&client, "x = 5\n1 + 1").await;
         check("1 + 1 is 2", two == "2", &two);
         let ten = text(&client, "x * 2").await;
