@@ -1,28 +1,67 @@
 //! mcp-py: one persistent Python that a coding agent and the person beside it can both use and read.
 //!
 //! ```text
-//!                        ┌─────────────────┐ ── control socket ─▶ python -c … (src/worker.py), one an interpreter,
+//!                        ┌─────────────────┐ ── control socket ─▶ python -c … (src/worker.py): one per interpreter,
 //! host ───── stdin ────▶ │    the loop,    │ ◀─ fd 1, fd 2 ────── in a session and group of its own; it runs the cells
 //! (claude, …)            │ the main thread │                      in its __main__
 //!      ◀─── stdout ───── │                 │
-//! client ── socket ────▶ │                 │ ◀─ events: closures from other threads, which run here
+//! client ── socket ────▶ │                 │ ◀─ events: closures from the other threads, which run in the loop
 //!                        └─────────────────┘
-//! keeper threads, one a process: spawn it, wait for its exit, post both
-//! begin, base check: threads that look around at the start, and whether what is remembered of a Python still holds
-//! errand threads, one a call: read what may take its time (ps, lsof, the saved interpreters) and ask the loop
-//! installer threads, one an import of what is missing: run uv or pip, post how that went
+//! keepers: one thread per process. It spawns the process and waits for its exit.
+//! the clerk: one thread. It looks at files and processes (ps, lsof, saved interpreters), one job after the other.
+//! installers: one thread per import of a missing package. It runs uv or pip.
 //! ```
 //!
-//! The main thread alone owns what changes, and it alone reads and writes, so there are no locks, and nothing happens
-//! between two lines of it. Whatever may block is done by a thread that owns nothing and posts what it found. What
-//! this costs: output files are written by the loop, so a disk that hangs under the output directory hangs the server.
+//! The main thread alone owns what changes, and it alone talks to the host, the clients and the workers. So its data
+//! needs no locks, and nothing happens between two lines of it. Whatever may block is done by a thread that owns
+//! nothing: it is given what it needs, and posts what it found. What this costs: output files and the history are
+//! written by the loop, so a disk that hangs under their directories hangs the server; and a file system that hangs
+//! under the home directory hangs the clerk, and with it all calls that need to know what is saved there.
 //!
-//! The way of a cell: `take_line`, `tools_call` and `run_tool` (or `attend_peer` and `serve_peer`) bring it to an
-//! interpreter, where a `Lane` has others before it in its turn; `submit` queues it, `begin` sends it. `read_pipe` and
-//! `take_frame` collect what comes until the frame `done`, or the exit: `cell_ended` or `bury`. From there `conclude`
-//! puts the answer together, in the shape that whoever asked wants, for stdout or a peer's outbox.
+//! The way of a cell: `call_tool` (or `serve_peer`) checks the arguments and opens a call; `line_up` brings it to its
+//! interpreter, through the clerk where it is not known yet; `submit` queues it and `start_next` sends it. `read_pipe`
+//! and `take_frame` collect what comes, until the frame `done` (`cell_ended`) or the exit (`reap`). From there
+//! `answer_cell` sends the answer in the form that its caller wants. What comes while no cell runs is kept in `between`
+//! by `read_pipe`, and `answer_with_notes` tells it in the next answer. What a peer does not read piles up to
+//! STREAM_BYTES_AHEAD; then `Worker::watch` leaves the cell's output in the pipes, and the cell waits.
 //!
-//! Who closes what: the server closes the control socket to let an idle worker leave. A worker's death is its exit,
+//! The way of a cell that outlives its call: `answer_late` finds the calls whose time is over (`Call::answer_by`), and
+//! `answer_unfinished` gives the cell's reader what is new, and takes cells that still wait out of the queue. The cell
+//! goes on without a reader, until a call of `wait` becomes one (`follow`). What ends without a reader is kept in
+//! `unattended` (`tell_end`). It is told by the next `wait`, or ahead of the next answer by the same door.
+//!
+//! The way of an interrupt: `RunningCell::interrupt` notes that the cell is to end, and why. It is called for a
+//! time-out (`RunningCell::tick`), for a call that nobody wants any more (`lose_call`), and for those who ask for it
+//! (`interrupt_running`). From then on `RunningCell::tick` sends SIGINT to the worker every INTERRUPT_AGAIN, at which
+//! that raises KeyboardInterrupt (worker.py). It cancels the cell's install by dropping its `CancelOnDrop`, at which
+//! `run_program` kills the installer, unless that copies files already. Processes that the cell has started get the
+//! CHILD_SIGNALS, once the clerk has found them (`signal_children`). After INTERRUPT_PATIENCE `give_up` tells those who
+//! wait that the cell has not stopped. The process is never killed for it. (`Server::tick` calls `Interpreter::tick`,
+//! that `Worker::tick`, and that `RunningCell::tick`.)
+//!
+//! The way of a start: `line_up` has the clerk look at files for a call of the tool add_interpreter; later calls for
+//! the same name queue behind it there. `act` then takes the calls in their order: `Server::add_interpreter` has a
+//! keeper thread spawn the process (`launch`), and cells wait. At `ready`, `take_ready` runs the startup script, and
+//! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell.
+//!
+//! The way of a process's end: `Worker::kill` asks its group to end, by SIGTERM, and `finish_kill` kills it where that
+//! does not help. When its keeper thread has seen it exit (`exited`), what is left of the group gets SIGTERM, and time
+//! to free shared memory (`group_has_ended`). Then `reap` kills the group and reaps the process.
+//!
+//! The way of our own end: the end of stdin (`end_stdin`) and signals (`take_signal`) lead to `begin_exit`, which
+//! answers the cells that wait and lets idle workers leave by themselves. `Worker::tick` ends busy ones; their cells
+//! are answered in `reap`. When no worker is left, or time is over, `exit` kills what is left, removes files and names,
+//! and writes what stdout has not taken yet.
+//!
+//! Two servers side by side: each has a socket of its own; the first one also gets the host's name (`claim`), and the
+//! client finds both (`find_session`). Each locks its output directory (`hold_dir`). Other locks are held while the
+//! builtin's environment is made (ENVIRONMENT), while a package is installed into it, and while interpreters.json is
+//! changed (`lock`).
+//!
+//! Other users: sockets, directories and files are for their owner alone, `accept` closes the connection of another
+//! user unread, and `connect` sends nothing to another user's server.
+//!
+//! Who closes what: the server shuts the control socket to let an idle worker leave. A worker's death is its exit,
 //! never an end of file, for its children may hold its pipes open.
 //!
 //! Invariants, cited where the code upholds them:
@@ -30,51 +69,56 @@
 //! - I1  Our stdout carries MCP messages and nothing else. What is said to people goes to stderr.
 //! - I2  Nothing blocks the reading of stdin: the loop waits for no file of others, no process, no lock, no pipe.
 //! - I3  User code is never run twice.
-//! - I4  Nothing a cell prints is lost or misplaced. What arrives between cells is shown with the next one.
-//! - I5  State is lost only with notice, in the very next answer, with the cause.
+//! - I4  Nothing a cell prints is lost or misplaced. What arrives between cells, and what a cancelled cell had printed,
+//!   is shown with the next answer.
+//! - I5  State is lost only with notice, in the very next answer, with the cause. No time-out and no cancellation ends
+//!   a process.
 //! - I6  User code can't reach the worker protocol through fds 0, 1, 2, sys.std* or child processes.
 //! - I7  The worker starts no thread: all draining of pipes happens here.
-//! - I8  A worker is signalled only while it is unreaped, as a group, by the loop. Death is noticed without reaping,
-//!   then the group is killed, then it is reaped. (Of an interrupt the group gets the first SIGINT only.)
+//! - I8  A worker is signalled only while it is unreaped, by the loop. Death is noticed without reaping, then the group
+//!   gets SIGTERM and GROUP_GRACE, then SIGKILL, then the worker is reaped. Of its group, an interrupt reaches only
+//!   those that are younger than the cell.
 //! - I9  Every queue, buffer, frame, wait and loop has a limit; past it there is a clear error, never a hang.
 //! - I10 Only this user reaches the socket, and the client sends code only to a server of this user and this session.
 //! - I11 When the server goes, by end of stdin, signal, crash or SIGKILL, its workers go, and its output files do not
 //!   stand in the next server's way.
 //!
 //! Sections: 1 limits and names · 2 main and roles · 3 the server: loop, stdin, stdout, shutdown · 4 MCP methods ·
-//! 5 the tools · 6 interpreters · 7 output and its files · 8 the builtin's environment and packages · 9 saved and
-//! discovered interpreters · 10 the bridge · 11 the client · 12 install and doctor · 13 the host · 14 mod rpc, mod
-//! http, mod sys
+//! 5 the tools · 6 interpreters · 7 cells and the calls that wait for them · 8 output and its files · 9 the builtin's
+//! environment and packages · 10 saved and discovered interpreters · 11 the bridge · 12 the client · 13 install and
+//! doctor · 14 the host · 15 mod rpc, mod http, mod sys
 //!
-//! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, write
-//! anywhere but in its output directory, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the
-//! folder of `install` (but for a file that `doctor` makes and removes in TMPDIR, /tmp and the folder in which the
-//! configuration's would be made, and where a link in place of interpreters.json leads), signal a process that it did
-//! not start, or run a cell a second time.
+//! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
+//! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
+//! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the folder of `install`,
+//! and nowhere else, but for two cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the
+//! configuration, and where interpreters.json is a link, the file that it leads to is replaced.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{symlink, DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{parent_id, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{mpsc, Arc, LazyLock, OnceLock, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{mpsc, Arc, LazyLock, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
 // ── 1. Limits and names ──────────────────────────────────────────────────────────────────────────────────────────────
 //
-// All limits are here (I9), with the reason of those that are not obvious.
+// All limits are here (I9), with the reason where it is not obvious.
 
-const NAME: &str = "python-interpreter"; // serverInfo.name: the original's, so that settings and permissions stay valid
+const NAME: &str = "python-interpreter"; // serverInfo.name: the Python original's, which people's settings cite
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Whether this is macOS, or the model of it on Linux (tests/macos).
+const IS_MACOS: bool = cfg!(any(target_os = "macos", model_of_macos));
 const BUILTIN: &str = "builtin"; // the interpreter that is always there
 const WORKER: &str = include_str!("worker.py");
 const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: see OutputFiles
@@ -82,65 +126,74 @@ const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.s
 
 const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it
 const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
-const PEERS_MAX: usize = 64; // connections to the bridge that are served; as many more are told so
-const OUTBOX_BYTES: usize = 1 << 20; // of an answer in memory, for a peer that reads slowly; the rest waits in a file
-const PEER_DRAIN_BYTES: usize = 1 << 20; // read away behind a refused request
-const STDOUT_WAITING_MAX: usize = 64 << 20; // answers the host has not taken; past it stdin is not read
+const PEERS_MAX: usize = 64; // connections to the bridge that are served; as many more are told that it is full
+const STREAM_BYTES_AHEAD: usize = 1 << 20; // what a stream may be ahead of its reader, until its cell has to wait
+const PEER_DRAIN_BYTES: usize = 1 << 20; // what is read and dropped after a refused request
+const STDOUT_WAITING_MAX: usize = 64 << 20; // answers that the host has not taken; past it stdin is not read
 const CELLS_WAITING_MAX: usize = 1_000; // over all interpreters
-const ERRANDS_MAX: usize = 64; // calls that look at files or processes at once; subscriptions, too
-const FRAME_BYTES_MAX: usize = 4 << 20; // one line from a worker: it sends results in parts of 256 Ki characters
+const CALLS_MAX: usize = 2_000; // requests without an answer; each has at most one job with the clerk
+const SUBSCRIPTIONS_MAX: usize = 64;
+const FRAME_BYTES_MAX: usize = 4 << 20; // one line from a worker, which sends results in parts of 256 Ki characters
 /// How much is read at a time, and the size of stdout's pipe on Linux: 64 KiB would cost four times the context
 /// switches, 1 MiB for each of 50 interpreters would exhaust a user's share of pipe memory.
 const PIPE_BYTES: usize = 256 << 10;
 
-const TEXT_CHARS_MAX: usize = 25_000; // of an answer; a longer one shows its ends:
+const TEXT_CHARS_MAX: usize = 25_000; // of an answer; a longer one shows its first and its last characters:
 const HEAD_CHARS: usize = 20_000;
 const TAIL_CHARS: usize = 5_000;
-const NOTE_CHARS_MAX: usize = 10_000; // a note keeps its ends past this
-const NOTES_MAX: usize = 128; // of a cell as it goes on, of figures and installs: all together are < 2 MiB
-const NOTICES_MAX: usize = 4; // deaths and the like that an answer tells: the last ones
-const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; from here on there is a file
+const NOTE_CHARS_MAX: usize = 10_000; // a longer note loses its middle
+const NOTES_MAX: usize = 128; // of a cell while it runs, about figures and installs
+const NOTICES_MAX: usize = 8; // about earlier cells and processes, in one answer: the last ones
+const CODE_SHOWN_CHARS: usize = 80; // of a running cell's first line
+const HISTORY_BYTES_MAX: u64 = 64 << 20;
+const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; longer output goes to a file
 const TAIL_BYTES: usize = 4 * (TAIL_CHARS + 1); // and a character cut in two
 const CELL_FILE_BYTES_MAX: u64 = 1 << 30;
 const SESSION_FILE_BYTES_MAX: u64 = 4 << 30; // the oldest files go first
-const RESULT_CHARS_HINT: usize = 100_000; // told to Claude Code: an answer at its limit, notes and a traceback
+const ANSWER_CHARS_MAX: usize = 100_000; // the longest answer, with notes and a traceback; Claude Code is told it
 const PROGRESS_MESSAGE_CHARS: usize = 200; // Claude Code shows about as many
 const VALUE_SHOWN_CHARS: usize = 80; // of a wrong argument, in the error about it
 const SECONDS: std::ops::RangeInclusive<f64> = 0.0..=1e7; // of a time limit: up to four months
 const NAME_CHARS_MAX: usize = 64;
-const FIGURES_MAX: usize = 100; // of a cell; more are dropped
-const IMAGES_MAX: usize = 10; // in an answer; what is over these limits is a file only
+const FIGURES_MAX: usize = 100; // of a cell; further ones are dropped
+const IMAGES_MAX: usize = 10; // in an answer; what is over one of these limits is only a file
 const IMAGE_BYTES_MAX: usize = 4 << 20;
 const IMAGES_BYTES_MAX: usize = 6 << 20; // together: 8 MiB as base64, where hosts hang up at 10
 const IMAGE_SIDE_MAX: u32 = 8_000; // pixels
 const PICTURE_BYTES_MAX: usize = 64 << 20; // of one as base64, from the worker; a larger one is not kept
 const SNAPSHOT_BYTES_MAX: usize = 8 << 20; // of what ps, lsof or an installer prints
+const DESCRIPTORS_MAX: i32 = 10_240; // macOS's OPEN_MAX: a process has no higher one there unless it asks for that
 const SAVED_BYTES_MAX: u64 = 8 << 20; // of interpreters.json
 
 const TIMEOUT_DEFAULT: f64 = 600.0; // seconds, MCP_PY_TIMEOUT
 const START_LIMIT_DEFAULT: f64 = 30.0; // seconds from spawn to `ready`, MCP_PY_START_TIMEOUT: a cold disk, a large venv
-const INTERRUPT_GRACE: Duration = Duration::from_secs(5); // to SIGKILL: some cells catch it to save their work
-const INTERRUPT_AGAIN: Duration = Duration::from_millis(200); // libc's system() eats the first one
+const WAIT_DEFAULT: f64 = 50.0; // seconds until a call is answered though its cell runs on; many hosts give it 60
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(200); // libc's system() swallows the first one
+const CHILDREN_KILLED_AFTER: Duration = Duration::from_secs(4); // from the interrupt, those that the cell started
+const INTERRUPT_PATIENCE: Duration = Duration::from_secs(10); // then who waits is told that the cell has not stopped
+const GROUP_GRACE: Duration = Duration::from_millis(200); // from SIGTERM to SIGKILL, to free shared memory
+const TURN_NOTED_AFTER: Duration = Duration::from_secs(2); // a client is told what its cell waits for
 const STOP_GRACE: Duration = Duration::from_secs(2); // for an idle worker's atexit at stop_interpreter
 const HUNG_UP_GRACE: Duration = Duration::from_secs(1); // from the end of the control socket to SIGKILL
-const DRAIN_LIMIT: Duration = Duration::from_millis(1_500); // what is in flight at the end of stdin may still end
-const EOF_GRACE: Duration = Duration::from_millis(80); // for idle workers at the end of stdin: 100 ms with the rest
-const SIGNAL_GRACE: Duration = Duration::from_millis(150); // the same at a signal: hosts kill us 400 ms later
-const KILL_LIMIT: Duration = Duration::from_millis(100); // from SIGKILL to the burial
+const DRAIN_LIMIT: Duration = Duration::from_millis(1_500); // for what is in flight at the end of stdin, and atexit
+const SIGNAL_GRACE: Duration = Duration::from_millis(150); // at a signal: hosts kill us after 400 ms
+const KILL_LIMIT: Duration = Duration::from_millis(100); // from SIGKILL to the exit
 const IDLE_TICK: Duration = Duration::from_secs(60);
-const LEASH_TICK: Duration = Duration::from_millis(10); // a thread looks whether what it runs is still wanted
+const CANCEL_TICK: Duration = Duration::from_millis(10); // how often a thread asks whether its program is still wanted
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // the promise is 20 s: hosts give up on silence
+const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // README promises 20 s: hosts give up on silence
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2); // for ps, for lsof
 const LOCK_LIMIT: Duration = Duration::from_secs(5); // for another server's save
-const ENVIRONMENT_LIMIT: Duration = Duration::from_secs(60); // to make the builtin's environment, or wait for another
-const BASE_CHECK_DELAY: Duration = Duration::from_millis(500); // what is remembered of a Python is checked after that
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(60); // for a Python that doctor asks something
 const INSTALL_LIMIT: Duration = Duration::from_secs(120);
 const OFFLINE_MEMORY: Duration = Duration::from_secs(60); // no install is tried for so long after there was no network
+const SOCKET_AGE_MIN: Duration = Duration::from_secs(10); // a younger socket that refuses is not taken for a dead one
 const REQUEST_LIMIT: Duration = Duration::from_secs(10); // for an HTTP request to arrive
-const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take something
+const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take some of an answer that is no stream
 const PEER_DRAIN: Duration = Duration::from_secs(1); // for a peer to hang up after its answer
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10); // where there are no descriptors for a connection
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10); // when there are no descriptors for a connection
+const CONNECT_PAUSE: Duration = Duration::from_millis(10); // before the next try where a socket refuses, on macOS
 const HEALTH_LIMIT: Duration = Duration::from_secs(5); // for a server that the client asks who it is: it runs lsof
 
 /// Exit codes of the client, and `exit_code` of the bridge, beside what a cell exits with.
@@ -148,10 +201,8 @@ const EXIT_TIMEOUT: i32 = 124;
 const EXIT_FAILED: i32 = 125; // it could not be run
 const EXIT_INTERRUPTED: i32 = 130;
 const EXIT_DIED: i32 = 137;
-const EXIT_UNKNOWN: i32 = -1; // there is no such interpreter: status 404
 
 const _: () = assert!(HEAD_CHARS + TAIL_CHARS <= TEXT_CHARS_MAX && 4 * HEAD_CHARS <= HEAD_BYTES);
-const _: () = assert!(EOF_GRACE.as_millis() < SIGNAL_GRACE.as_millis());
 
 /// Newest first. The versions before 2026-07-28 open with `initialize`.
 const MODERN: &str = "2026-07-28";
@@ -171,28 +222,44 @@ usage: mcp-py server             speak MCP on stdin and stdout (also under the n
 
 fn main() -> ExitCode {
     let mut words = env::args_os();
-    let called = PathBuf::from(words.next().unwrap_or_default());
-    let role = called.file_name().and_then(|name| name.to_str()?.strip_prefix("mcp-py-"));
-    let role = role.filter(|role| matches!(*role, "server" | "client")); // any other name takes a subcommand
-    let words: Vec<OsString> = role.map(OsString::from).into_iter().chain(words).collect();
-    let plain: Vec<_> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
-    let (out, err, code) = match plain[..] {
+    let called_as = PathBuf::from(words.next().unwrap_or_default());
+    let mut words: Vec<OsString> = words.collect();
+    match called_as.file_name().and_then(OsStr::to_str) {
+        Some("mcp-py-server") => words.insert(0, "server".into()),
+        Some("mcp-py-client") => words.insert(0, "client".into()),
+        _ => {} // any other name takes a subcommand
+    }
+    let plain: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
+    match plain[..] {
         ["server"] => serve(),
-        ["client", "--help"] => (CLIENT_USAGE.to_owned(), String::new(), 0),
-        ["--version"] | ["server" | "client", "--version"] => (format!("mcp-py {VERSION}\n"), String::new(), 0),
-        ["--help"] | ["server", "--help"] => (USAGE.to_owned(), String::new(), 0),
-        ["client", ..] => return client(&words[1..]).into(),
-        ["install"] | ["install", "--dir", _] => install(words.get(2))
-            .map_or_else(|why| (String::new(), format!("mcp-py install: {why}\n"), 1), |text| (text, String::new(), 0)),
-        ["doctor"] => doctor(),
-        _ => (String::new(), USAGE.to_owned(), 2),
-    };
-    let written = io::stdout().write_all(out.as_bytes()).and_then(|()| io::stderr().write_all(err.as_bytes()));
-    ExitCode::from(written.map_or(1, |()| code))
+        ["client", "--help"] => say(io::stdout(), CLIENT_USAGE, 0),
+        ["--version"] | ["server" | "client", "--version"] => say(io::stdout(), &format!("mcp-py {VERSION}\n"), 0),
+        ["--help"] | ["server", "--help"] => say(io::stdout(), USAGE, 0),
+        ["client", ..] => ExitCode::from(client(&words[1..])),
+        ["server", "client", ..] => ExitCode::from(client(&words[2..])), // where only that name was copied
+        ["install"] | ["install", "--dir", _] => match install(words.get(2)) {
+            Ok(report) => say(io::stdout(), &report, 0),
+            Err(why) => say(io::stderr(), &format!("mcp-py install: {why}\n"), 1),
+        },
+        ["doctor"] => {
+            let (report, is_good) = doctor();
+            say(io::stdout(), &report, if is_good { 0 } else { 1 })
+        }
+        _ => say(io::stderr(), USAGE, 2),
+    }
 }
 
-/// A line to people, on stderr (I1). One that nobody reads must not hold us up (I2): what it does not take is dropped.
-fn say(text: &str) {
+/// Writes a text to people; returns the exit code, which is 1 where nobody reads.
+fn say(mut to: impl Write, text: &str, code: u8) -> ExitCode {
+    match to.write_all(text.as_bytes()) {
+        Ok(()) => code.into(),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Writes a line for people to stderr (I1). What stderr does not take at once is dropped, so that a full pipe can't
+/// stop the server (I2).
+fn log(text: &str) {
     sys::write_ready(2, format!("mcp-py-server: {text}\n").as_bytes());
 }
 
@@ -203,72 +270,58 @@ fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), 
 
 // ── 3. The server: loop, stdin, stdout, shutdown ─────────────────────────────────────────────────────────────────────
 
-/// All that changes. The main thread owns it.
+/// Everything that changes. The main thread owns it.
 #[derive(Default)]
 struct Server {
-    desk: Desk,
+    front: Frontend,
     /// By name: the builtin, those that run, and those that ran or are about to.
     interpreters: BTreeMap<String, Interpreter>,
-    lanes: BTreeMap<String, Lane>, // by an interpreter's name
-    bridge: Option<Bridge>,
+    clerk: Option<Clerk>,            // None until the session begins
+    tool_list: Option<Value>,        // what tools/list shows; None until the clerk knows the host
+    bridge: Option<Bridge>,          // None until the clerk has bound its socket
     stdin: Option<File>,             // None after its end
     agreed: Option<&'static str>,    // the version that `initialize` agreed on
-    begun: bool,                     // a message came that means a session, not a mere question who we are
-    drain_by: Option<Instant>,       // stdin has ended: what was asked before may still end until then
-    leaving: Option<(i32, Instant)>, // we are going, with this exit code: workers may leave by themselves until then
+    client: String,                  // the name that `initialize` gave; empty for none
+    drain_until: Option<Instant>,    // stdin has ended: what was asked before may still end until then
+    exiting: Option<(i32, Instant)>, // we go with this exit code: workers may leave by themselves until then
 }
 
-/// What the interpreters need of the server: calls, the way out, the output files.
+/// The side of the server that its callers see: open calls, connections, stdout, output files. Interpreters get it
+/// lent whenever they may have something to answer.
 #[derive(Default)]
-struct Desk {
+struct Frontend {
     last_key: u64,
     /// The requests that are not answered yet, by a key of our own, since a client may use an id twice.
     calls: BTreeMap<u64, Call>,
-    peers: BTreeMap<u64, Peer>, // connections to the bridge
-    listening: Vec<Value>,      // ids of `subscriptions/listen`: open until cancelled or until we go
-    errands: usize,
-    cells_waiting: usize,
-    offline: Option<Instant>, // when an installer found no network
+    peers: BTreeMap<u64, Peer>,     // connections to the bridge
+    subscriptions: Vec<Value>,      // ids of `subscriptions/listen`: open until cancelled or until we go
+    cells_waiting: usize,           // in the queues of all interpreters
+    offline_since: Option<Instant>, // when an installer found no network
     stdout: Outbox,
     files: OutputFiles,
     buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
-    closing: bool,
+    closing: bool,   // no process is started any more
 }
 
-/// Calls that concern one interpreter take effect as they arrived, though some look at files first: each has its turn.
-#[derive(Default)]
-struct Lane {
-    others: bool, // than adds, which make no difference to the cells of one that runs
-    waiting: VecDeque<Act>,
-}
-
-type Act = Box<dyn FnOnce(&mut Server, Turn)>;
-
-/// A turn at an interpreter's name; where it is dropped, the next one comes.
-struct Turn(String);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let name = mem::take(&mut self.0);
-        post(move |server| server.next_turn(&name));
-    }
-}
-
+/// A request that waits for its answer.
 struct Call {
-    to: To,
+    reply_to: ReplyTo,
     progress: Option<Progress>,
-    interpreter: Option<String>, // where its cell runs or waits, under the call's key
-    notes: Vec<String>,          // of its cell, so far: what was installed, what was drawn
-    pictures: Vec<Picture>,
-    then: Option<mpsc::Sender<Result<(), String>>>, // for an errand that waits for the end of its cell
+    interpreter: Option<String>, // where its cell runs or waits, or which it adds, under the call's key
+    answer_by: Option<Instant>,  // it is answered then, though its cell runs on; None: it waits as long as it takes
 }
 
-/// Where a call's answer goes: to stdout, or to a peer in one of three shapes.
-enum To {
+/// Where a call's answer goes: to stdout, or to a peer of the bridge.
+enum ReplyTo {
     Mcp { id: Value, modern: bool },
-    Tool(u64),
-    Execute(u64),
-    Stream(u64, Stream),
+    Bridge { peer: u64, form: Form },
+}
+
+/// The form that a peer wants its answer in.
+enum Form {
+    Tool,
+    Execute,
+    Stream(EventStream),
 }
 
 /// A PNG file, and its base64 where it is small enough for an answer.
@@ -277,432 +330,484 @@ struct Picture {
     block: Option<String>,
 }
 
-/// A client's wish to hear of progress; when it was told last, and how much output there was then.
+/// A client's wish to hear of progress.
 struct Progress {
     token: Value,
     since: Instant,
-    last: Instant,
-    chars: u64,
+    last: Instant, // when it was told last
+    chars: u64,    // how much output there was then
 }
 
 type Event = Box<dyn FnOnce(&mut Server) + Send>;
 
 /// The way into the loop: the events, and a socket that wakes it.
-static POST: OnceLock<(mpsc::Sender<Event>, UnixStream)> = OnceLock::new();
+struct Post {
+    events: mpsc::Sender<Event>,
+    waker: UnixStream,
+}
+
+static POST: OnceLock<Post> = OnceLock::new();
+static SIGNAL: AtomicI32 = AtomicI32::new(0); // the last signal that is to end us; 0 for none
 static STARTED: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
 /// Has the loop run this, soon.
 fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
-    if let Some((events, wake)) = POST.get() {
-        let _ = events.send(Box::new(event)); // the loop lives as long as the process
-        let _ = (&*wake).write(&[0]); // where that is full, the loop is awake already
+    if let Some(post) = POST.get() {
+        let _ = post.events.send(Box::new(event)); // the loop lives as long as the process
+        let _ = (&post.waker).write(&[0]); // if the socket is full, the loop is awake already
     }
-}
-
-const SERVER_ENDS: &str = "the server is ending";
-
-/// Has the loop answer a question, and waits for that. For errands; the loop itself would wait for ever.
-fn ask<T: Send + 'static>(question: impl FnOnce(&mut Server) -> T + Send + 'static) -> Result<T, String> {
-    let (send, receive) = mpsc::channel();
-    post(move |server| drop(send.send(question(server))));
-    receive.recv().map_err(|_| SERVER_ENDS.into())
 }
 
 fn serve() -> ! {
     LazyLock::force(&STARTED);
     if io::stdin().is_terminal() {
-        say("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
+        log("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
     }
     let mut server = Server::default();
     let Err(error) = server.run();
-    say(&format!("can't serve: {error}"));
+    log(&format!("can't serve: {error}"));
     server.exit(1)
 }
 
 impl Server {
-    /// The loop. What it waits for is over at the latest when `tick` says.
+    /// The loop. Whatever it waits for ends at the latest when `tick` says.
     fn run(&mut self) -> io::Result<std::convert::Infallible> {
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
         let (sender, events) = mpsc::channel();
-        let _ = POST.set((sender, waker));
+        let _ = POST.set(Post { events: sender, waker });
         sys::catch_signals();
         self.stdin = Some(io::stdin().as_fd().try_clone_to_owned()?.into());
-        self.desk.buffer = vec![0; PIPE_BYTES];
-        let (mut line, mut chunk, mut set) = (Vec::new(), vec![0; 64 << 10], Vec::new());
+        self.front.buffer = vec![0; PIPE_BYTES];
+        let mut chunk = vec![0; 64 << 10];
+        let mut line = Vec::new();
+        let mut set = Vec::new();
         loop {
             let until = self.tick();
-            let stdin = self.stdin.as_ref().filter(|_| self.desk.stdout.memory.len() < STDOUT_WAITING_MAX);
-            let listener = self.bridge.as_ref().filter(|_| self.desk.peers.len() < 2 * PEERS_MAX);
-            let peers: Vec<_> = self.desk.peers.keys().copied().collect();
+            let peers: Vec<u64> = self.front.peers.keys().copied().collect();
             set.clear();
             set.push(sys::watch(wake.as_raw_fd(), libc::POLLIN));
-            set.push(sys::watch(stdin.map_or(-1, File::as_raw_fd), libc::POLLIN));
-            set.push(sys::watch(listener.map_or(-1, |bridge| bridge.listener.as_raw_fd()), libc::POLLIN));
-            set.push(self.desk.stdout.watch(1, 0));
-            set.extend(self.desk.peers.values().map(Peer::watch));
-            set.extend(self.interpreters.values().filter_map(Interpreter::watch).flatten());
+            self.watch(&mut set);
             sys::poll(&mut set, until);
-            let (ours, theirs) = set.split_at(4);
-            let (of_peers, theirs) = theirs.split_at(peers.len());
-            let running = self.interpreters.values_mut().filter(|one| one.process.is_some());
-            running.zip(theirs.chunks(3)).for_each(|(one, ready)| one.attend(ready, &mut self.desk));
-            for (id, ready) in peers.into_iter().zip(of_peers).filter(|(_, ready)| ready.revents != 0) {
-                self.attend_peer(id, ready.revents);
+            let [woken, stdin, listener, stdout] = [0, 1, 2, 3].map(|at| set[at].revents);
+            let (of_peers, of_workers) = set[4..].split_at(peers.len());
+            let running = self.interpreters.values_mut().filter(|interpreter| interpreter.worker().is_some());
+            for (interpreter, ready) in running.zip(of_workers.chunks(3)) {
+                interpreter.on_ready(ready, &mut self.front);
             }
-            if ours[2].revents != 0 {
-                self.accept();
-            }
-            self.desk.stdout.flush(1);
-            if ours[3].revents & !libc::POLLOUT != 0 {
-                self.desk.stdout = Outbox { gone: true, ..Outbox::default() };
-                self.end_stdin(); // nobody reads our answers any more, which comes to the same
-            }
-            if let (true, Some(stdin)) = (ours[1].revents != 0, &mut self.stdin) {
-                match stdin.read(&mut chunk) {
-                    Ok(0) => {
-                        rpc::feed(&mut line, b"\n", |line| self.take_line(line)); // the last one may lack its end
-                        self.end_stdin();
-                    }
-                    Ok(count) => rpc::feed(&mut line, &chunk[..count], |line| self.take_line(line)),
-                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                    Err(error) => return Err(error),
+            for (peer, entry) in peers.into_iter().zip(of_peers) {
+                if entry.revents != 0 {
+                    self.on_peer_ready(peer, entry.revents);
                 }
             }
-            if ours[0].revents != 0 {
-                let mut bytes = [0; 64]; // each wakes; the loop takes the events, and what is not zero is a signal
-                let count = (&wake).read(&mut bytes).unwrap_or(0);
-                let signals = bytes[..count].iter().filter(|byte| **byte != 0);
-                signals.for_each(|signal| self.leave(128 + i32::from(*signal), SIGNAL_GRACE));
-                events.try_iter().for_each(|event| event(self));
+            if listener != 0 {
+                self.accept();
+            }
+            self.front.stdout.flush(1);
+            if stdout & !libc::POLLOUT != 0 {
+                self.front.stdout = Outbox { is_closed: true, ..Outbox::default() };
+                self.end_stdin(); // nobody reads our answers any more, which comes to the same
+            }
+            if stdin != 0 {
+                self.read_stdin(&mut line, &mut chunk)?;
+            }
+            if woken != 0 {
+                self.take_signal(&wake);
+                for event in events.try_iter() {
+                    event(self);
+                }
             }
         }
     }
 
-    /// What the clock asks for; returns when to look again.
+    /// What the loop polls behind its own waking: stdin, the listener, stdout, the peers, three entries a worker.
+    fn watch(&self, set: &mut Vec<libc::pollfd>) {
+        let stdin = self.stdin.as_ref().filter(|_| self.front.stdout.waiting.len() < STDOUT_WAITING_MAX);
+        let listener = self.bridge.as_ref().filter(|_| self.front.peers.len() < 2 * PEERS_MAX);
+        set.push(sys::watch(stdin.map_or(-1, File::as_raw_fd), libc::POLLIN));
+        set.push(sys::watch(listener.map_or(-1, |bridge| bridge.listener.as_raw_fd()), libc::POLLIN));
+        set.push(self.front.stdout.watch(1, 0));
+        set.extend(self.front.peers.values().map(Peer::watch));
+        for worker in self.interpreters.values().filter_map(Interpreter::worker) {
+            set.extend(worker.watch(&self.front));
+        }
+    }
+
+    fn read_stdin(&mut self, line: &mut Vec<u8>, chunk: &mut [u8]) -> io::Result<()> {
+        let Some(stdin) = &mut self.stdin else { return Ok(()) };
+        match stdin.read(chunk) {
+            Ok(0) => {
+                rpc::feed(line, b"\n", |line| self.take_line(line)); // the last line may lack its end
+                self.end_stdin();
+            }
+            Ok(count) => rpc::feed(line, &chunk[..count], |line| self.take_line(line)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes that woke the loop, and begins our end where a signal asks for that.
+    fn take_signal(&mut self, mut wake: &UnixStream) {
+        let _ = wake.read(&mut self.front.buffer);
+        let signal = SIGNAL.swap(0, Ordering::Relaxed);
+        if signal != 0 {
+            self.begin_exit(128 + signal, Instant::now() + SIGNAL_GRACE);
+        }
+    }
+
+    /// Does what is due by now; returns when to look again.
     fn tick(&mut self) -> Instant {
         let now = Instant::now();
+        let mut next = now + IDLE_TICK;
         let is_late = |peer: &Peer| peer.until.is_some_and(|end| end <= now);
-        let late: Vec<_> = self.desk.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.attend_peer(id, 0));
-        let desk = &mut self.desk;
-        self.interpreters.retain(|_, interpreter| !interpreter.has_gone(now, desk));
-        let next = self.interpreters.values_mut().map(|one| one.tick(now, desk)).fold(now + IDLE_TICK, Instant::min);
-        let next = desk.peers.values().filter_map(|peer| peer.until).fold(next, Instant::min);
-        match (self.leaving, self.drain_by) {
-            (Some((code, end)), _) => {
-                if end + KILL_LIMIT <= now || self.interpreters.values().all(|one| one.process.is_none()) {
-                    self.exit(code);
-                }
-                next.min(end + KILL_LIMIT)
-            }
-            (None, Some(end)) if end <= now || (desk.calls.is_empty() && desk.stdout.is_empty()) => {
-                self.leave(0, EOF_GRACE);
-                now
-            }
-            (None, end) => end.map_or(next, |end| next.min(end)),
+        let late: Vec<u64> = self.front.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id).collect();
+        for id in late {
+            self.on_peer_ready(id, 0); // nothing is ready: it sees by itself that its time is over
         }
+        let gone = |it: &&Interpreter| it.worker().is_some_and(|worker| worker.group_has_ended(now));
+        let gone: Vec<String> = self.interpreters.values().filter(gone).map(|it| it.name.clone()).collect();
+        for name in gone {
+            self.reap(&name);
+        }
+        // While a call for this name is with the clerk, the end waits: it releases the calls in `Stopping::held`, which
+        // would get ahead of that one.
+        let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
+        let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
+        for name in ended {
+            self.interpreter_ended(name);
+        }
+        for interpreter in self.interpreters.values_mut() {
+            next = next.min(interpreter.tick(now, &mut self.front));
+        }
+        for peer in self.front.peers.values() {
+            next = next.min(peer.until.unwrap_or(next));
+        }
+        if let Some((exit_code, until)) = self.exiting {
+            if until + KILL_LIMIT <= now || !self.interpreters.values().any(|one| one.worker().is_some()) {
+                self.exit(exit_code);
+            }
+            return next.min(until + KILL_LIMIT);
+        }
+        let Some(end) = self.drain_until else { return next };
+        if end <= now || (self.front.calls.is_empty() && self.front.stdout.is_empty()) {
+            self.begin_exit(0, end.max(now + SIGNAL_GRACE));
+            return now;
+        }
+        next.min(end)
     }
 
     fn end_stdin(&mut self) {
         self.stdin = None;
-        self.drain_by.get_or_insert(Instant::now() + DRAIN_LIMIT);
+        self.drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);
     }
 
-    /// Ends the process (I11): idle workers leave by themselves within `grace`, busy ones are killed at once, at last
-    /// every group is. Takes `grace` and two KILL_LIMITs at most.
-    fn leave(&mut self, code: i32, grace: Duration) {
-        let (_, end) = *self.leaving.get_or_insert((code, Instant::now() + grace));
-        self.desk.closing = true;
-        self.interpreters.values_mut().for_each(|interpreter| interpreter.leave_by = Some(end));
+    /// Begins the end of the process (I11). Idle workers may leave by themselves until then, `Worker::tick` ends busy
+    /// ones at once, and `exit` kills every group that is left. After that time this takes at most a KILL_LIMIT in
+    /// `tick` and one in `exit`.
+    fn begin_exit(&mut self, exit_code: i32, until: Instant) {
+        let (_, earliest) = self.exiting.get_or_insert((exit_code, until));
+        let until = until.min(*earliest);
+        *earliest = until;
+        self.front.closing = true;
+        for interpreter in self.interpreters.values_mut() {
+            interpreter.end_by = Some(until);
+            interpreter.fail_waiting("the server is ending: this cell was not run", &mut self.front);
+        }
     }
 
     fn exit(&mut self, code: i32) -> ! {
-        for id in mem::take(&mut self.desk.listening) {
+        for id in mem::take(&mut self.front.subscriptions) {
             let mut result = in_era(json!({}), true);
             result["_meta"]["io.modelcontextprotocol/subscriptionId"] = id.clone();
-            self.desk.send(&rpc::response(&id, result));
+            self.front.send(&rpc::response(&id, result));
         }
-        self.interpreters.values().filter_map(|one| one.process.as_ref()).for_each(Process::kill_group);
-        self.interpreters.clear(); // and with them their installers (I11)
-        self.desk.files.remove();
+        for worker in self.interpreters.values().filter_map(Interpreter::worker) {
+            worker.kill_group();
+        }
+        self.interpreters.clear(); // which cancels the installers (I11)
+        IS_EXITING.store(true, Ordering::Relaxed); // no ps or lsof is wanted any more
+        self.front.files.remove();
         self.bridge = None;
         let end = Instant::now() + KILL_LIMIT;
-        while LEASHED.try_write().is_err() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(1));
+        while !self.front.stdout.is_empty() && Instant::now() < end {
+            sys::poll(&mut [self.front.stdout.watch(1, 0)], end);
+            self.front.stdout.flush(1);
         }
-        while !self.desk.stdout.is_empty() && Instant::now() < end {
-            sys::poll(&mut [self.desk.stdout.watch(1, 0)], end);
-            self.desk.stdout.flush(1);
+        // Until each `run_program` has killed its program.
+        while PROGRAMS.try_write().is_err() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
         }
         std::process::exit(code)
     }
 
-    /// The first message that is not `server/discover`: some hosts start a server just to ask that and kill it.
+    /// Starts the builtin and the clerk at the first message that is not `server/discover`: some hosts start a server
+    /// just to ask that, and kill it.
     fn begin_session(&mut self) {
-        if !mem::replace(&mut self.begun, true) {
-            let (builtin, desk) = self.interpreter(BUILTIN);
-            builtin.launch(desk);
-            let look_around = || {
-                PUBLISHED.as_ref().map_or_else(|why| say(why), |()| ());
-                remove_the_dead();
-            };
-            start_thread("begin", look_around).unwrap_or_else(|why| say(&why));
+        if self.clerk.is_some() {
+            return;
         }
-    }
-
-    /// Does what may take its time in a thread (I2).
-    fn errand(&mut self, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-        ensure(self.desk.errands < ERRANDS_MAX, || format!("{ERRANDS_MAX} calls of this kind are running already"))?;
-        start_thread("errand", || {
-            work();
-            post(|server| server.desk.errands -= 1);
-        })?;
-        self.desk.errands += 1; // before the loop takes what the thread posts
-        Ok(())
-    }
-
-    /// Does this when its turn comes.
-    fn in_turn(&mut self, name: &str, adds: bool, act: impl FnOnce(&mut Server, Turn) + 'static) {
-        let free = !self.lanes.contains_key(name);
-        let lane = self.lanes.entry(name.into()).or_default();
-        lane.others |= !adds;
-        lane.waiting.push_back(Box::new(act));
-        if free {
-            self.next_turn(name);
+        match Clerk::start() {
+            Ok(clerk) => self.clerk = Some(clerk),
+            Err(why) => return log(&why), // the next message tries again
         }
-    }
-
-    fn next_turn(&mut self, name: &str) {
-        match self.lanes.get_mut(name).and_then(|lane| lane.waiting.pop_front()) {
-            Some(act) => act(self, Turn(name.into())),
-            None => _ = self.lanes.remove(name),
-        }
-    }
-
-    /// A turn for an errand to wait for.
-    fn turn(&mut self, name: &str, adds: bool) -> mpsc::Receiver<Turn> {
-        let (send, turn) = mpsc::channel();
-        self.in_turn(name, adds, move |_, turn| _ = send.send(turn)); // where nobody waits, this drops it
-        turn
+        let (builtin, front) = self.interpreter(BUILTIN);
+        builtin.source = Source::Builtin;
+        builtin.launch(front);
     }
 
     /// MCP's cancellation: of the newest request with this id.
     fn cancel_request(&mut self, id: &Value) {
-        self.desk.listening.retain(|listening| listening != id);
-        let is_it = |call: &Call| matches!(&call.to, To::Mcp { id: its, .. } if its == id);
-        let newest = self.desk.calls.iter().rev().find(|(_, call)| is_it(call)).map(|(key, _)| *key);
-        newest.into_iter().for_each(|key| self.cancel(key));
-    }
-
-    /// Nobody wants the answer any more.
-    fn cancel(&mut self, key: u64) {
-        let interpreter = self.desk.calls.remove(&key).and_then(|call| self.interpreters.get_mut(&call.interpreter?));
-        interpreter.into_iter().for_each(|interpreter| _ = interpreter.interrupt(Some(key), &mut self.desk));
-    }
-
-    /// Runs a tool for an open call; an error is for the caller to pass on.
-    fn run_tool(&mut self, key: u64, tool: &Tool, given: Object) -> Result<(), String> {
-        let given = tool.check(given)?;
-        match tool.run {
-            Run::Cell(op) => {
-                let timeout = limit_of(given.get("timeout").and_then(Value::as_f64));
-                let name = text(&given, "interpreter").unwrap_or(BUILTIN);
-                let request = match given.get("code") {
-                    Some(code) => json!({"op": op, "code": code}),
-                    None => json!({"op": op}),
-                };
-                let (cell, named) = (Cell { key, request, timeout }, self.interpreters.get(name));
-                let now = match self.lanes.get(name) {
-                    Some(lane) => !lane.others && lane.waiting.is_empty() && named.is_some_and(|one| one.talk.up),
-                    None => named.is_some_and(|one| one.config.is_some()),
-                };
-                let full = || format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
-                ensure(self.desk.cells_waiting < CELLS_WAITING_MAX, full)?;
-                if now {
-                    self.run_cell(name, cell, None);
-                } else {
-                    self.desk.cells_waiting += 1;
-                    self.in_turn(name, false, move |server, turn| {
-                        server.desk.cells_waiting -= 1;
-                        if server.desk.calls.contains_key(&key) {
-                            server.run_cell(&turn.0.clone(), cell, Some(turn));
-                        }
-                    });
-                }
-                Ok(())
-            }
-            Run::Errand(handler) => self.errand_for(key, move || handler(&given)),
-            Run::InTurn(handler, adds) => {
-                let turn = self.turn(text(&given, "name").unwrap_or_default(), adds);
-                self.errand_for(key, move || handler(key, &given, turn.recv().map_err(|_| SERVER_ENDS)?))
-            }
+        self.front.subscriptions.retain(|subscription| subscription != id);
+        let is_asked = |call: &Call| matches!(&call.reply_to, ReplyTo::Mcp { id: own, .. } if own == id);
+        let newest = self.front.calls.iter().rev().find(|(_, call)| is_asked(call)).map(|(key, _)| *key);
+        if let Some(key) = newest {
+            self.cancel(key);
         }
     }
 
-    /// An errand that ends with a call's answer.
-    fn errand_for(&mut self, key: u64, work: impl FnOnce() -> Outcome + Send + 'static) -> Result<(), String> {
-        self.errand(move || {
-            let result = work().unwrap_or_else(|why| refusal(&why));
-            post(move |server| server.desk.answer(key, result));
-        })
+    /// Nobody wants the answer any more: the call's own cell is interrupted, or leaves the queue. A call that is still
+    /// with the clerk is dropped when it comes back (`act`).
+    fn cancel(&mut self, key: u64) {
+        let Some(call) = self.front.calls.remove(&key) else { return };
+        let Some(interpreter) = call.interpreter.and_then(|name| self.interpreters.get_mut(&name)) else { return };
+        let is_stream = matches!(call.reply_to, ReplyTo::Bridge { form: Form::Stream(_), .. });
+        interpreter.lose_call(key, is_stream, &mut self.front);
+        let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
+        interpreter.additions.retain(|addition| addition.key != key);
+        let was_last = had_additions && interpreter.additions.is_empty();
+        if was_last && !interpreter.is_up() && interpreter.waiting.is_empty() {
+            interpreter.begin_stop(None, false); // nobody else waits for its start
+        }
     }
 }
 
-impl Desk {
+/// The thread that looks at files and processes, so that the loop need not wait for them (I2). It does its jobs one
+/// after the other, in the order in which they came. A job is a function from what it needs to what it found; it never
+/// waits for the loop.
+struct Clerk {
+    jobs: mpsc::Sender<Job>,
+    /// How many jobs concern the interpreter of a name, until the loop has taken what they found.
+    names: BTreeMap<String, usize>,
+}
+
+type Job = Box<dyn FnOnce(&Surroundings) + Send>;
+
+impl Clerk {
+    fn start() -> Result<Clerk, String> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let work = move || {
+            let host = find_host(std::process::id() as i32, &processes());
+            let tools = tool_list(host.is_claude);
+            post(move |server| server.tool_list = Some(tools));
+            match Bridge::bind(host.pid) {
+                Ok(bridge) => post(move |server| server.bridge = Some(bridge)),
+                Err(why) => log(&why),
+            }
+            let project = find_project(&host); // this may take its time: lsof
+            let surroundings = Surroundings { host, project };
+            remove_the_dead();
+            for job in queue {
+                job(&surroundings);
+            }
+        };
+        start_thread("clerk", work)?;
+        Ok(Clerk { jobs, names: BTreeMap::new() })
+    }
+}
+
+impl Server {
+    /// Has the clerk do a job, and then the loop take what it found. A `name` says that the job concerns this
+    /// interpreter: later calls for it line up behind.
+    fn ask_clerk<T: Send + 'static>(
+        &mut self,
+        name: Option<String>,
+        job: impl FnOnce(&Surroundings) -> T + Send + 'static,
+        then: impl FnOnce(&mut Server, T) + Send + 'static,
+    ) {
+        let Some(clerk) = &mut self.clerk else { return }; // there is one since the session's first message
+        if let Some(name) = &name {
+            *clerk.names.entry(name.clone()).or_default() += 1;
+        }
+        let work = move |surroundings: &Surroundings| {
+            let found = job(surroundings);
+            post(move |server| {
+                if let (Some(clerk), Some(name)) = (&mut server.clerk, name) {
+                    clerk.names.entry(name).and_modify(|count| *count -= 1);
+                    clerk.names.retain(|_, count| *count > 0);
+                }
+                then(server, found);
+            });
+        };
+        let _ = clerk.jobs.send(Box::new(work)); // it lives as long as the process
+    }
+}
+
+impl Frontend {
     fn key(&mut self) -> u64 {
         self.last_key += 1;
         self.last_key
     }
 
-    fn open_call(&mut self, to: To, token: Option<Value>) -> u64 {
-        let (key, now) = (self.key(), Instant::now());
+    fn open_call(&mut self, reply_to: ReplyTo, token: Option<Value>) -> u64 {
+        let key = self.key();
+        let now = Instant::now();
         let progress = token.map(|token| Progress { token, since: now, last: now, chars: 0 });
-        let (notes, pictures) = (Vec::new(), Vec::new());
-        self.calls.insert(key, Call { to, progress, interpreter: None, notes, pictures, then: None });
+        let call = Call { reply_to, progress, interpreter: None, answer_by: None };
+        self.calls.insert(key, call);
         key
     }
 
     /// A message to the host. What stdout does not take at once waits, so a slow reader holds up no cell and loses
     /// nothing.
     fn send(&mut self, message: &[u8]) {
-        self.stdout.push(1, message, None);
+        self.stdout.push(1, message);
     }
 
-    /// By which door a call came: 0 for MCP, 1 for the bridge.
+    /// Sets how long a call, which has just come, waits for its cell; None: as long as it takes.
+    fn limit_wait(&mut self, key: u64, wait: Option<Duration>) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.answer_by = wait.map(|wait| Instant::now() + wait);
+        }
+    }
+
+    /// When a call is answered, though its cell runs on.
+    fn answer_by(&self, key: u64) -> Option<Instant> {
+        self.calls.get(&key)?.answer_by
+    }
+
+    /// By which door a call came: 0 for MCP, 1 for the bridge. Notices are kept per door, for a caller at one has
+    /// perhaps not seen what was told at the other.
     fn door(&self, key: u64) -> usize {
-        self.calls.get(&key).is_some_and(|call| !matches!(call.to, To::Mcp { .. })).into()
+        let call = self.calls.get(&key);
+        call.is_some_and(|call| matches!(call.reply_to, ReplyTo::Bridge { .. })).into()
     }
 
     /// Sends the result of an open call, unless that was cancelled meanwhile.
     fn answer(&mut self, key: u64, result: Value) {
-        match self.calls.remove(&key).map(|call| call.to) {
-            None => {}
-            Some(To::Mcp { id, modern }) => self.send(&rpc::response(&id, in_era(result, modern))),
-            Some(To::Tool(id) | To::Execute(id) | To::Stream(id, _)) => self.respond(id, "200 OK", &result),
+        if let Some(call) = self.calls.remove(&key) {
+            self.reply(call.reply_to, result);
         }
     }
 
-    /// The answer to a cell that did not run, or had nothing to do.
-    fn finish(&mut self, key: u64, error: Option<&str>, exit: i32) {
-        let ending = Ending { error: error.map(|why| keep_ends(why, RESULT_CHARS_HINT)), exit, notes: Vec::new() };
-        self.conclude(key, &mut Output::default(), ending, Vec::new());
+    fn reply(&mut self, to: ReplyTo, result: Value) {
+        match to {
+            ReplyTo::Mcp { id, modern } => self.send(&rpc::response(&id, in_era(result, modern))),
+            ReplyTo::Bridge { peer, .. } => self.respond(peer, "200 OK", &result),
+        }
     }
 
-    /// A cell's answer, in the shape that its call wants. False where it was cancelled meanwhile.
-    fn conclude(&mut self, key: u64, output: &mut Output, ending: Ending, mut notes: Vec<String>) -> bool {
-        let Some(call) = self.calls.get_mut(&key) else { return false };
-        if let Some(errand) = call.then.take() {
-            return errand.send(ending.error.map_or(Ok(()), Err)).is_ok();
+    /// Answers that a call could not be served, and why.
+    fn fail(&mut self, key: u64, why: &str) {
+        let error = truncate_middle(why, ANSWER_CHARS_MAX);
+        let end = CellEnd { error: Some(error), exit: EXIT_FAILED, notes: Vec::new() };
+        self.answer_cell(key, &mut Output::default(), end);
+    }
+
+    /// Answers that there is no such interpreter: `POST /execute` has a status for that.
+    fn fail_unknown(&mut self, key: u64, why: &str) {
+        match self.calls.get(&key).map(|call| &call.reply_to) {
+            Some(ReplyTo::Bridge { peer, form: Form::Execute | Form::Stream(_) }) => {
+                let peer = *peer;
+                self.calls.remove(&key);
+                self.refuse(peer, "404 Not Found", why);
+            }
+            _ => self.fail(key, why),
         }
-        notes.append(&mut call.notes);
-        let (exit, pictures) = (ending.exit, mem::take(&mut call.pictures));
-        let is_error = exit != 0 || ending.error.is_some();
-        let end = |text: String| json!({"result": text, "is_error": is_error, "exit_code": exit});
-        match &mut call.to {
-            To::Execute(id) | To::Stream(id, Stream { begun: false, .. }) if exit == EXIT_UNKNOWN => {
-                let id = *id;
-                self.refuse(id, "404 Not Found", &ending.error.unwrap_or_default());
-                self.calls.remove(&key);
-            }
-            To::Stream(_, stream) => {
-                let told = output.tell(ending, notes, stream.full, &mut self.files);
-                let last = self.end_stream(key, told, exit, output);
-                self.event(key, Some(end(last)), true);
-                self.calls.remove(&key);
-            }
-            To::Execute(_) => {
-                let mut answer = end(output.tell(ending, notes, false, &mut self.files).text());
-                answer["images"] = pictures.into_iter().filter_map(|picture| picture.path).collect();
-                self.answer(key, answer);
-            }
-            To::Mcp { .. } | To::Tool(_) => {
-                let text = output.tell(ending, notes, false, &mut self.files).text();
-                let mut result = tool_text(&text, is_error);
-                if let Some(content) = result["content"].as_array_mut() {
-                    let blocks = pictures.into_iter().filter_map(|picture| picture.block);
-                    content.extend(blocks.map(|data| json!({"type": "image", "data": data, "mimeType": "image/png"})));
+    }
+
+    /// Sends a cell's answer in the form that its call wants, unless that was cancelled meanwhile.
+    fn answer_cell(&mut self, key: u64, output: &mut Output, end: CellEnd) {
+        let Some(call) = self.calls.remove(&key) else { return };
+        let mut answer = output.make_answer(end, &mut self.files);
+        let is_error = answer.is_error();
+        match call.reply_to {
+            ReplyTo::Bridge { peer, form: Form::Stream(events) } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    events.end(peer, answer);
                 }
-                self.answer(key, result);
+            }
+            ReplyTo::Bridge { peer, form: Form::Execute } => {
+                let images = mem::take(&mut answer.pictures).into_iter().filter_map(|picture| picture.path);
+                let images: Vec<_> = images.collect();
+                let exit = answer.exit;
+                let text = answer.text();
+                let result = json!({"result": text, "is_error": is_error, "exit_code": exit, "images": images});
+                self.respond(peer, "200 OK", &result);
+            }
+            reply_to @ (ReplyTo::Mcp { .. } | ReplyTo::Bridge { form: Form::Tool, .. }) => {
+                let pictures = mem::take(&mut answer.pictures);
+                let mut content = vec![json!({"type": "text", "text": answer.text()})];
+                for block in pictures.into_iter().filter_map(|picture| picture.block) {
+                    content.push(json!({"type": "image", "data": block, "mimeType": "image/png"}));
+                }
+                self.reply(reply_to, json!({"content": content, "isError": is_error}));
             }
         }
-        true
     }
 
     /// Tells a call that asked for it how its cell gets on; returns when to look again. Progress that the host does
-    /// not take at once would only make its queue longer.
-    fn report(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Option<Instant> {
-        let progress = self.calls.get_mut(&key)?.progress.as_mut()?;
+    /// not take at once is left out, for it would only make its queue longer.
+    fn report_progress(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Instant {
+        let asked = self.calls.get_mut(&key).and_then(|call| call.progress.as_mut());
+        let Some(progress) = asked else { return now + IDLE_TICK };
         let pause = if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST };
         if now >= progress.last + pause && self.stdout.is_empty() {
-            (progress.last, progress.chars) = (now, chars);
+            progress.last = now;
+            progress.chars = chars;
             let elapsed = now - progress.since;
-            let message = Some(line()).filter(|line| !line.is_empty());
-            let message = message.unwrap_or_else(|| format!("running for {} s", elapsed.as_secs()));
-            let seconds = elapsed.as_millis() as f64 / 1000.0;
+            let mut message = line();
+            if message.is_empty() {
+                message = format!("running for {} s", elapsed.as_secs());
+            }
+            let seconds = elapsed.as_secs_f64();
             let params = json!({"progressToken": progress.token, "progress": seconds, "message": message});
             self.send(&rpc::notification("notifications/progress", params));
         }
-        Some(now + PROGRESS_EVERY)
+        now + PROGRESS_EVERY
     }
 }
 
-/// What waits for a reader who is slow: in memory, and behind that in a file without a name.
+/// What waits for a slow reader.
 #[derive(Default)]
 struct Outbox {
-    memory: VecDeque<u8>,
-    file: Option<(File, u64, u64)>, // and what of it waits: from, to
-    gone: bool,                     // nobody reads any more
+    waiting: VecDeque<u8>,
+    is_closed: bool, // nobody reads any more
 }
 
 impl Outbox {
     fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.file.is_none()
+        self.waiting.is_empty()
     }
 
-    /// What poll is to look for; without anything that waits only whether the reader is gone.
+    /// What poll is to look for. Where nothing waits, that is only whether the reader has gone.
     fn watch(&self, fd: i32, events: libc::c_short) -> libc::pollfd {
-        sys::watch(if self.gone { -1 } else { fd }, events | if self.is_empty() { 0 } else { libc::POLLOUT })
+        let writable = if self.is_empty() { 0 } else { libc::POLLOUT };
+        sys::watch(if self.is_closed { -1 } else { fd }, events | writable)
     }
 
-    /// Writes what the descriptor takes; the rest waits, much of it in a file if there may be one. False where it can't
-    /// be kept.
-    fn push(&mut self, fd: i32, bytes: &[u8], files: Option<&mut OutputFiles>) -> bool {
-        let written = if self.is_empty() { sys::write_ready(fd, bytes) } else { 0 };
-        let rest = &bytes[if self.gone { bytes.len() } else { written }..];
-        if let (None, Some(files)) = (&self.file, files.filter(|_| self.memory.len() + rest.len() > OUTBOX_BYTES)) {
-            let Ok(file) = files.unnamed() else { return false };
-            self.file = Some((file, 0, 0));
+    /// Writes what the descriptor takes; the rest waits.
+    fn push(&mut self, fd: i32, bytes: &[u8]) {
+        if self.is_closed {
+            return;
         }
-        let Some((file, from, to)) = &mut self.file else {
-            self.memory.extend(rest);
-            return true;
-        };
-        let kept = *to - *from < CELL_FILE_BYTES_MAX && file.write_all_at(rest, *to).is_ok();
-        *to += rest.len() as u64;
-        kept
+        let written = if self.is_empty() { sys::write_ready(fd, bytes) } else { 0 };
+        self.waiting.extend(&bytes[written..]);
     }
 
-    /// Writes on, as much as the descriptor takes. Returns whether that was something.
+    /// Writes on, as much as the descriptor takes. Returns whether anything was written.
     fn flush(&mut self, fd: i32) -> bool {
         let mut moved = false;
         while !self.is_empty() {
-            if let (true, Some((file, from, _))) = (self.memory.is_empty(), &mut self.file) {
-                let mut buffer = vec![0; PIPE_BYTES];
-                let count = file.read_at(&mut buffer, *from).unwrap_or(0);
-                *from += count as u64;
-                self.memory.extend(&buffer[..count]);
-                self.file.take_if(|(_, from, to)| count == 0 || from >= to);
-            }
-            let written = sys::write_ready(fd, self.memory.as_slices().0);
+            let written = sys::write_ready(fd, self.waiting.as_slices().0);
             if written == 0 {
                 break;
             }
-            self.memory.drain(..written);
+            self.waiting.drain(..written);
             moved = true;
         }
-        self.memory.shrink_to(PIPE_BYTES);
+        self.waiting.shrink_to(PIPE_BYTES);
         moved
     }
 }
@@ -716,23 +821,29 @@ const INSTRUCTIONS: &str = "\
 One persistent Python. `execute` runs a cell in the interpreter `builtin`, or in another by name: variables, imports \
 and functions stay until `reset`. Cells of one interpreter run one after the other, interpreters run side by side. A \
 cell may run 600 seconds unless `timeout` says otherwise; an interrupted one keeps its variables. Output over 25,000 \
-characters is shown with its head and tail, and is whole in the file that the answer names. What a cell of `builtin` \
+characters is shown with its head and tail, and is whole in the file that the answer names. Where a cell outlives its \
+call, `wait` shows the rest. What a cell of `builtin` \
 imports is installed if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
 named as `interpreter` straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
-/// A JSON-RPC error: code, message, data (null for none).
-type Failure = (i64, String, Value);
+/// A JSON-RPC error.
+struct Failure {
+    code: i64,
+    message: String,
+    data: Value, // null for none
+}
 
-fn invalid<T>(why: impl Into<String>) -> Result<T, Failure> {
-    Err((rpc::INVALID_PARAMS, why.into(), Value::Null))
+fn failure<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure { code, message: message.into(), data: Value::Null })
 }
 
 impl Server {
     fn take_line(&mut self, line: &[u8]) {
         match rpc::parse(line) {
             rpc::Message::Request { id, method, params } => {
-                if let Err((code, message, data)) = self.request(&id, &method, &params) {
-                    self.desk.send(&rpc::error(Some(&id), code, &keep_ends(&message, NOTE_CHARS_MAX), data));
+                if let Err(Failure { code, message, data }) = self.request(&id, &method, &params) {
+                    let message = truncate_middle(&message, NOTE_CHARS_MAX);
+                    self.front.send(&rpc::error(Some(&id), code, &message, data));
                 }
             }
             rpc::Message::Notification { method, params } => {
@@ -741,13 +852,13 @@ impl Server {
                     self.cancel_request(&params["requestId"]);
                 }
             }
-            rpc::Message::Nothing => {}
-            rpc::Message::Unreadable { why } => say(&format!("ignored: {why}")),
+            rpc::Message::Ignored => {}
+            rpc::Message::BadNotification { why } => log(&format!("ignored: {why}")),
             rpc::Message::Invalid { id, code, why } => {
-                say(&format!("refused: {why}"));
+                log(&format!("refused: {why}"));
                 // Schemas before 2025-11-25 require an id in errors: there we keep silent where it is not known.
                 if id.is_some() || matches!(self.agreed, None | Some("2025-11-25")) {
-                    self.desk.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
+                    self.front.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
                 }
             }
         }
@@ -759,14 +870,22 @@ impl Server {
             self.begin_session();
         }
         if !(params.is_object() || params.is_null()) {
-            return invalid("params must be an object");
+            return failure(rpc::INVALID_PARAMS, "params must be an object");
         }
         let modern = is_modern(method, &params["_meta"])?;
-        let internal = |why| (rpc::INTERNAL_ERROR, why, Value::Null);
+        let takes_work = method.starts_with("tools/");
+        if takes_work && self.clerk.is_none() {
+            return failure(rpc::INTERNAL_ERROR, "no thread could be started");
+        }
+        if takes_work && self.front.calls.len() >= CALLS_MAX {
+            return failure(rpc::INTERNAL_ERROR, "too many requests wait for their answers");
+        }
         let result = match (method, modern) {
             ("initialize", false) => {
-                let version = LEGACY.into_iter().find(|known| params["protocolVersion"] == *known).unwrap_or(LEGACY[0]);
+                let asked = params["protocolVersion"].as_str();
+                let version = LEGACY.into_iter().find(|version| asked == Some(version)).unwrap_or(LEGACY[0]);
                 self.agreed = Some(version);
+                self.client = params["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
                 json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
                        "instructions": INSTRUCTIONS})
             }
@@ -774,64 +893,88 @@ impl Server {
             ("server/discover", true) => {
                 json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
             }
-            ("subscriptions/listen", true) if !params["notifications"].is_object() => {
-                return invalid("subscriptions/listen: notifications must be an object");
-            }
-            ("subscriptions/listen", true) => {
-                let room = self.desk.listening.len() < ERRANDS_MAX;
-                ensure(room, || format!("{ERRANDS_MAX} subscriptions are open already")).map_err(internal)?;
-                self.desk.listening.push(id.clone()); // open, but nothing is granted, for nothing here changes
-                let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
-                self.desk.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
-                return Ok(());
-            }
-            ("tools/list", _) if !params["cursor"].is_null() => return invalid("unknown cursor: there is one page"),
-            ("tools/list", _) => {
-                let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, None);
-                let listed = self.errand_for(key, || Ok(json!({"tools": *TOOL_LIST})));
-                return listed.inspect_err(|_| _ = self.desk.calls.remove(&key)).map_err(internal);
-            }
-            ("tools/call", _) => return self.tools_call(id, params, modern),
-            _ => return Err((rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here"), Value::Null)),
+            ("subscriptions/listen", true) => return self.subscribe(id, params),
+            ("tools/list", _) => return self.list_tools(id, params, modern),
+            ("tools/call", _) => return self.call_tool(id, params, modern),
+            _ => return failure(rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here")),
         };
-        self.desk.send(&rpc::response(id, in_era(result, modern)));
+        self.front.send(&rpc::response(id, in_era(result, modern)));
         Ok(())
     }
 
-    fn tools_call(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
+    /// Acknowledges a subscription and keeps it open. Nothing is granted, for nothing here changes.
+    fn subscribe(&mut self, id: &Value, params: &Value) -> Result<(), Failure> {
+        if !params["notifications"].is_object() {
+            return failure(rpc::INVALID_PARAMS, "subscriptions/listen: notifications must be an object");
+        }
+        if self.front.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            let why = format!("{SUBSCRIPTIONS_MAX} subscriptions are open already");
+            return failure(rpc::INTERNAL_ERROR, why);
+        }
+        self.front.subscriptions.push(id.clone());
+        let params = json!({"notifications": {}, "_meta": {"io.modelcontextprotocol/subscriptionId": id}});
+        self.front.send(&rpc::notification("notifications/subscriptions/acknowledged", params));
+        Ok(())
+    }
+
+    /// The list depends on the host. Until the clerk knows that, an empty job waits for it: the clerk's first work is
+    /// to find the host.
+    fn list_tools(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
+        if !params["cursor"].is_null() {
+            return failure(rpc::INVALID_PARAMS, "unknown cursor: there is one page");
+        }
+        let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, None);
+        if self.tool_list.is_some() {
+            self.answer_tool_list(key);
+        } else {
+            self.ask_clerk(None, |_| (), move |server, ()| server.answer_tool_list(key));
+        }
+        Ok(())
+    }
+
+    fn answer_tool_list(&mut self, key: u64) {
+        self.front.answer(key, json!({"tools": self.tool_list}));
+    }
+
+    fn call_tool(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
         let name = &params["name"];
-        let tool = find_tool(name.as_str().unwrap_or_default());
-        let Some(tool) = tool else { return invalid(format!("tools/call: unknown tool {name}")) };
+        let Some(tool) = find_tool(name.as_str().unwrap_or_default()) else {
+            return failure(rpc::INVALID_PARAMS, format!("tools/call: unknown tool {name}"));
+        };
         let arguments = match &params["arguments"] {
-            Value::Null => Map::new(),
-            Value::Object(arguments) => arguments.clone(),
-            _ => return invalid("tools/call: arguments must be an object"),
+            Value::Null => &Map::new(),
+            Value::Object(arguments) => arguments,
+            _ => return failure(rpc::INVALID_PARAMS, "tools/call: arguments must be an object"),
         };
         let token = Some(&params["_meta"]["progressToken"]);
         let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
-        let key = self.desk.open_call(To::Mcp { id: id.clone(), modern }, token);
-        let started = self.run_tool(key, tool, arguments);
-        started.unwrap_or_else(|why| self.desk.answer(key, refusal(&why)));
+        let client = params["_meta"]["io.modelcontextprotocol/clientInfo"]["name"].as_str().unwrap_or(&self.client);
+        let wait = usual_wait(client);
+        let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, token);
+        self.front.limit_wait(key, wait);
+        self.run_tool(key, tool, arguments);
         Ok(())
     }
 }
 
 /// Which era serves a request, by its `_meta` (2026-07-28 basic/index, basic/versioning).
 fn is_modern(method: &str, meta: &Value) -> Result<bool, Failure> {
-    const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-    const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-    let lacks = |key| invalid(format!("{method}: _meta lacks {key:?}, or it is of a wrong type"));
-    let must = matches!(method, "server/discover" | "subscriptions/listen") || !meta[CAPABILITIES].is_null();
-    match meta[VERSION].as_str() {
-        None if must || !meta[VERSION].is_null() => lacks(VERSION),
+    const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
+    const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+    let lacks = |key| failure(rpc::INVALID_PARAMS, format!("{method}: _meta lacks {key:?}, or it is of a wrong type"));
+    let must_name_version =
+        matches!(method, "server/discover" | "subscriptions/listen") || !meta[CAPABILITIES_KEY].is_null();
+    match meta[VERSION_KEY].as_str() {
+        None if must_name_version || !meta[VERSION_KEY].is_null() => lacks(VERSION_KEY),
         None => Ok(false),
         Some(version) if LEGACY.contains(&version) => Ok(false),
-        Some(version) if version != MODERN => {
-            let data = json!({"supported": VERSIONS, "requested": keep_ends(version, VALUE_SHOWN_CHARS)});
-            Err((rpc::UNSUPPORTED_VERSION, format!("protocol version {version:?} is not supported"), data))
-        }
-        Some(_) if meta[CAPABILITIES].is_object() => Ok(true),
-        Some(_) => lacks(CAPABILITIES),
+        Some(version) if version != MODERN => Err(Failure {
+            code: rpc::UNSUPPORTED_VERSION,
+            message: format!("protocol version {version:?} is not supported"),
+            data: json!({"supported": VERSIONS, "requested": truncate_middle(version, VALUE_SHOWN_CHARS)}),
+        }),
+        Some(_) if meta[CAPABILITIES_KEY].is_object() => Ok(true),
+        Some(_) => lacks(CAPABILITIES_KEY),
     }
 }
 
@@ -845,7 +988,8 @@ fn in_era(mut result: Value, modern: bool) -> Value {
         result["resultType"] = json!("complete");
         result["_meta"] = json!({"io.modelcontextprotocol/serverInfo": server_info()});
         if result.get("tools").or(result.get("supportedVersions")).is_some() {
-            (result["ttlMs"], result["cacheScope"]) = (json!(CACHE_MS), json!("private"));
+            result["ttlMs"] = json!(CACHE_MS);
+            result["cacheScope"] = json!("private");
         }
     }
     result
@@ -855,22 +999,43 @@ fn in_era(mut result: Value, modern: bool) -> Value {
 
 /// One entry serves tools/list, the check of arguments and the call.
 struct Tool {
-    shown: Value, // as tools/list shows it
-    run: Run,
+    shown: Value,                       // as tools/list shows it
+    run: fn(&mut Server, u64, &Object), // for an open call, with arguments that have been checked
 }
 
-#[derive(Clone, Copy)]
-enum Run {
-    /// In an interpreter, in turn: the `op` that its worker is asked for (worker.py has the protocol).
-    Cell(&'static str),
-    /// As an errand, for it looks at files or processes; with the arguments.
-    Errand(fn(&Object) -> Outcome),
-    /// As an errand, too, but in turn with what else concerns that interpreter; with the call's key. Whether it adds.
-    InTurn(fn(u64, &Object, Turn) -> Outcome, bool),
+/// What a call asks of an interpreter.
+enum Action {
+    Run {
+        request: Request,
+        timeout: Option<Duration>,
+    },
+    /// Wait for what runs.
+    Follow {
+        interrupts: bool,
+    },
+    Restart,
+    Add {
+        given: Config,
+        save: bool,
+    },
+    Stop {
+        remove: bool,
+    },
 }
 
-/// The result of a tool; an error is a text for people.
-type Outcome = Result<Value, String>;
+/// What a worker is asked (worker.py has the protocol).
+enum Request {
+    Run {
+        code: String,
+    },
+    Startup {
+        code: String,
+    },
+    ListVars,
+    Reset,
+    /// Nothing: the call is answered when its turn comes in the new process.
+    Restarted,
+}
 
 type Object = Map<String, Value>;
 
@@ -878,70 +1043,128 @@ fn text<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     object.get(name).and_then(Value::as_str)
 }
 
+fn owned(object: &Object, name: &str) -> String {
+    text(object, name).unwrap_or_default().to_owned()
+}
+
+fn flag(object: &Object, name: &str) -> bool {
+    object.get(name) == Some(&Value::Bool(true))
+}
+
+fn seconds(object: &Object, name: &str) -> Option<Duration> {
+    object.get(name).and_then(Value::as_f64).map(Duration::from_secs_f64)
+}
+
+fn interpreter_in(given: &Object) -> String {
+    text(given, "interpreter").unwrap_or(BUILTIN).to_owned()
+}
+
 #[rustfmt::skip] // a table
-static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
-    let typed = |kind, description| json!({"type": kind, "description": description});
-    let which = json!({"interpreter": typed("string", "Which one, \"builtin\" if left out; see list_interpreters.")});
-    let interpreter = structure(&[
-        ("string", "name source state"), ("boolean", "has_startup_script"), ("integer null", "pid"),
-        ("string null", "python_path cwd description started_at uptime python_version"),
-    ]);
-    let session = structure(&[
-        ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
-        ("integer null", "claude_pid host_pid"), ("integer", "server_pid"), ("boolean", "verified"),
-        ("string", "started_at uptime version"),
-    ]);
-    let list = json!({"type": "array", "items": interpreter});
-    let list = json!({"type": "object", "properties": {"result": list}, "required": ["result"]});
-    vec![
-        tool("execute", "Execute Python Code", "", Run::Cell("run"), &["code"], json!({
-            "code": typed("string", "Python source, any number of lines."),
-            "interpreter": which["interpreter"],
-            "timeout": {"type": "number", "minimum": 0, "maximum": SECONDS.end(), "description":
+static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
+    tool("execute", "Execute Python Code", "",
+        Server::execute, &["code"], r#"{
+            "code": {"type": "string", "description": "Python source, any number of lines."},
+            "interpreter": {"type": "string", "description":
+                "Which one, \"builtin\" if left out; see list_interpreters."},
+            "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
-        }), "\
+            "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
+                "Seconds this call waits for the cell, which then goes on by itself; 0 = only start it."}
+        }"#, "\
 Run Python code in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the \
 last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
 matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out \
 or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
-Output over 25,000 characters is shown with its head and tail and ends with the path of a file that holds all of it."
-        ).with("_meta", json!({"anthropic/maxResultSizeChars": RESULT_CHARS_HINT})),
-        tool("reset", "Reset Python Scope", "destructive idempotent", Run::Cell("reset"), &[], which.clone(), "\
-Delete all variables, functions and imports of an interpreter. Its process goes on."),
-        tool("list_vars", "List Python Variables", "read-only", Run::Cell("list_vars"), &[], which, "\
+A call may end before a long cell does: it shows the output so far, and `wait` the rest. Output over 25,000 characters \
+is shown with its head and tail and ends with the path of a file that holds all of it."
+    ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX})),
+    tool("wait", "Wait For Python", "read-only", Server::wait, &[], r#"{
+            "interpreter": {"type": "string", "description":
+                "Which one, \"builtin\" if left out; see list_interpreters."},
+            "seconds": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
+                "How long to wait; 0 = only look. Default as for execute."}
+        }"#, "\
+Wait for a cell that goes on by itself after its call of execute ended. Returns what is new as soon as the cell has \
+ended, and at the latest after `seconds`; call it again for the rest."),
+    tool("interrupt", "Interrupt Python", "destructive", Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
+Interrupt what an interpreter runs, as Ctrl-C does, and return what is new once it has ended. Variables are kept. Code \
+that does not heed interrupts, such as a long call into C, is reported after 10 seconds and goes on."),
+    tool("reset", "Reset Python Scope", "destructive idempotent", Server::reset, &[], r#"{
+            "interpreter": {"type": "string", "description":
+                "Which one, \"builtin\" if left out; see list_interpreters."},
+            "restart": {"type": "boolean", "description":
+                "Start a new process instead, whatever runs. Default false."}
+        }"#, "\
+Delete all variables, functions and imports of an interpreter. Its process goes on, unless restart is true."),
+    tool("list_vars", "List Python Variables", "read-only",
+        |server, key, given| server.run_in(key, given, Request::ListVars), &[], INTERPRETER_ARGUMENT, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
-        tool("get_session_info", "Get Session Info", "read-only", Run::Errand(get_session_info), &[], json!({}), "\
-This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", session),
-        tool("add_interpreter", "Add External Interpreter", "", Run::InTurn(add_interpreter, true),
-            &["name", "python_path"], json!({
-            "name": typed("string", "1 to 64 of A-Z a-z 0-9 . _ -"),
-            "python_path": typed("string", "The Python executable; may be relative to the project or start with ~."),
-            "cwd": typed("string", "Working directory; may be relative to the project or start with ~."),
+    tool("get_session_info", "Get Session Info", "read-only", Server::tell_session, &[], "{}", "\
+This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", structure(&[
+        ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
+        ("string null", "history_path"), ("integer null", "claude_pid host_pid"), ("integer", "server_pid"),
+        ("boolean", "verified"),
+        ("string", "started_at uptime version"),
+    ])),
+    tool("add_interpreter", "Add External Interpreter", "", Server::add, &["name", "python_path"], r#"{
+            "name": {"type": "string", "description": "1 to 64 of A-Z a-z 0-9 . _ -"},
+            "python_path": {"type": "string", "description":
+                "The Python executable; may be relative to the project or start with ~."},
+            "cwd": {"type": "string", "description":
+                "Working directory; may be relative to the project or start with ~."},
             "env": {"type": "object", "additionalProperties": {"type": "string"}, "description":
                 "Environment variables to add, as an object of strings."},
-            "startup_script": typed("string", "Python code to run at each start; if it raises, the start fails."),
-            "description": typed("string", "What it is for."),
-            "save": typed("boolean", "Keep it for later sessions. Default false."),
-        }), "\
+            "startup_script": {"type": "string", "description":
+                "Python code to run at each start; if it raises, the start fails."},
+            "description": {"type": "string", "description": "What it is for."},
+            "save": {"type": "boolean", "description": "Keep it for later sessions. Default false."}
+        }"#, "\
 Start another Python, such as a project's virtual environment, beside the builtin one; then pass its name as \
 `interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
-saved one starts with its saved settings; what is given replaces them for this run.").with("outputSchema", interpreter),
-        tool("stop_interpreter", "Stop Interpreter", "destructive", Run::InTurn(stop_interpreter, false),
-            &["name"], json!({
-            "name": typed("string", "Which one."),
-            "remove": typed("boolean", "Also delete its saved configuration. Default false."),
-        }), "\
+saved one starts with its saved settings; what is given replaces them for this run."
+    ).with("outputSchema", shown_interpreter()),
+    tool("stop_interpreter", "Stop Interpreter", "destructive", Server::stop, &["name"], r#"{
+            "name": {"type": "string", "description": "Which one."},
+            "remove": {"type": "boolean", "description": "Also delete its saved configuration. Default false."}
+        }"#, "\
 End an interpreter's process: its variables are gone. A saved one stays in the list unless remove is true. The builtin \
 one can't be stopped; use reset."),
-        tool("list_interpreters", "List Interpreters", "read-only", Run::Errand(list_interpreters), &[], json!({}), "\
-All interpreters: builtin, saved, added in this session, and those found in the project.").with("outputSchema", list),
-    ]
-});
+    tool("list_interpreters", "List Interpreters", "read-only", Server::list_interpreters, &[], "{}", "\
+All interpreters: builtin, saved, added in this session, and those found in the project.").with("outputSchema", json!({
+        "type": "object", "required": ["result"],
+        "properties": {"result": {"type": "array", "items": shown_interpreter()}},
+    })),
+]);
 
-/// An entry of the table: `hints` are the annotations that hold, `needs` the arguments that are required.
-fn tool(name: &str, title: &str, hints: &str, run: Run, needs: &[&str], takes: Value, description: &str) -> Tool {
+const INTERPRETER_ARGUMENT: &str = r#"{"interpreter": {"type": "string", "description":
+    "Which one, \"builtin\" if left out; see list_interpreters."}}"#;
+
+/// The schema of an interpreter as list_interpreters shows it.
+fn shown_interpreter() -> Value {
+    structure(&[
+        ("string", "name source state"),
+        ("boolean", "has_startup_script"),
+        ("integer null", "pid"),
+        ("object null", "busy"),
+        ("string null", "python_path cwd description started_at uptime python_version"),
+    ])
+}
+
+/// An entry of the table: `hints` are the annotations that hold, `required` the arguments that must be given,
+/// `properties` the JSON Schemas of all arguments.
+fn tool(
+    name: &str,
+    title: &str,
+    hints: &str,
+    run: fn(&mut Server, u64, &Object),
+    required: &[&str],
+    properties: &str,
+    description: &str,
+) -> Tool {
     let hint = |word| hints.contains(word);
-    let input = json!({"type": "object", "properties": takes, "required": needs, "additionalProperties": false});
+    let properties: Value = serde_json::from_str(properties).unwrap_or_default(); // the tests read each of them
+    let input =
+        json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
     let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": false,
         "destructiveHint": hint("destructive"), "idempotentHint": hint("idempotent") || hint("read-only")});
     let shown = json!({"name": name, "title": title, "description": description, "inputSchema": input,
@@ -949,29 +1172,120 @@ fn tool(name: &str, title: &str, hints: &str, run: Run, needs: &[&str], takes: V
     Tool { shown, run }
 }
 
-fn find_tool(name: &str) -> Option<&'static Tool> {
-    TOOLS.iter().find(|tool| tool.shown["name"] == name)
-}
-
-/// What tools/list shows. It takes a `ps`: where a Claude on this machine is the host, it may use the client.
-static TOOL_LIST: LazyLock<Vec<Value>> = LazyLock::new(|| {
-    let mut list: Vec<_> = TOOLS.iter().map(|tool| tool.shown.clone()).collect();
-    if let (true, Value::String(text)) = (HOST.is_claude, &mut list[0]["description"]) {
-        let own = || format!("{} client", env::current_exe().unwrap_or_default().display());
-        let name = find_on_path("mcp-py-client").map_or_else(own, |_| "mcp-py-client".into());
-        *text += &format!(" Code of several lines reads better as `{name} <<'PY' … PY` in the shell: the same Python.");
-    }
-    list
-});
-
 /// The schema of an object: its members' names under their types; all are required.
 fn structure(members: &[(&str, &str)]) -> Value {
     let mut properties = Map::new();
     for (types, names) in members {
-        let schema = json!({"type": types.split(' ').collect::<Vec<_>>()});
-        properties.extend(names.split(' ').map(|name| (name.to_owned(), schema.clone())));
+        let types: Vec<_> = types.split(' ').collect();
+        for name in names.split(' ') {
+            properties.insert(name.into(), json!({ "type": types }));
+        }
     }
     json!({"type": "object", "required": properties.keys().collect::<Vec<_>>(), "properties": properties})
+}
+
+fn find_tool(name: &str) -> Option<&'static Tool> {
+    TOOLS.iter().find(|tool| tool.shown["name"] == name)
+}
+
+/// What tools/list shows. Where Claude is the host, the description of execute also tells of the client.
+fn tool_list(host_is_claude: bool) -> Value {
+    let mut list: Vec<_> = TOOLS.iter().map(|tool| tool.shown.clone()).collect();
+    if let (true, Value::String(text)) = (host_is_claude, &mut list[0]["description"]) {
+        let client = match find_on_path("mcp-py-client") {
+            Some(_) => "mcp-py-client".to_owned(),
+            None => format!("{} client", quoted(&own_path().unwrap_or_default())),
+        };
+        *text +=
+            &format!(" Code of several lines reads better as `{client} <<'PY' … PY` in the shell: the same Python.");
+    }
+    list.into()
+}
+
+impl Server {
+    fn run_tool(&mut self, key: u64, tool: &Tool, given: &Object) {
+        match tool.check(given) {
+            Ok(()) => (tool.run)(self, key, given),
+            Err(why) => self.front.fail(key, &why),
+        }
+    }
+
+    fn execute(&mut self, key: u64, given: &Object) {
+        if let Some(wait) = seconds(given, "wait") {
+            self.front.limit_wait(key, Some(wait));
+        }
+        self.run_in(key, given, Request::Run { code: owned(given, "code") });
+    }
+
+    fn run_in(&mut self, key: u64, given: &Object, request: Request) {
+        let timeout = time_limit(given.get("timeout").and_then(Value::as_f64));
+        self.line_up(key, interpreter_in(given), Action::Run { request, timeout });
+    }
+
+    fn wait(&mut self, key: u64, given: &Object) {
+        if let Some(limit) = seconds(given, "seconds") {
+            self.front.limit_wait(key, Some(limit));
+        }
+        self.line_up(key, interpreter_in(given), Action::Follow { interrupts: false });
+    }
+
+    fn interrupt(&mut self, key: u64, given: &Object) {
+        self.front.limit_wait(key, None); // it is answered INTERRUPT_PATIENCE later at the latest
+        self.line_up(key, interpreter_in(given), Action::Follow { interrupts: true });
+    }
+
+    fn reset(&mut self, key: u64, given: &Object) {
+        if flag(given, "restart") {
+            self.line_up(key, interpreter_in(given), Action::Restart);
+        } else {
+            self.run_in(key, given, Request::Reset);
+        }
+    }
+
+    fn add(&mut self, key: u64, given: &Object) {
+        let action = Action::Add { given: Config::from_json(given), save: flag(given, "save") };
+        self.line_up(key, owned(given, "name"), action);
+    }
+
+    fn stop(&mut self, key: u64, given: &Object) {
+        let action = Action::Stop { remove: flag(given, "remove") };
+        self.line_up(key, owned(given, "name"), action);
+    }
+
+    fn tell_session(&mut self, key: u64, _: &Object) {
+        self.ask_clerk(None, session_info, move |server, mut facts| {
+            facts["history_path"] = json!(server.front.files.history_path().map(|path| path.display().to_string()));
+            facts["output_dir"] = json!(server.front.files.open().ok().map(|dir| dir.display().to_string()));
+            facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()));
+            server.front.answer(key, structured_result(facts));
+        });
+    }
+
+    fn list_interpreters(&mut self, key: u64, _: &Object) {
+        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
+        self.ask_clerk(None, look, move |server, known| server.answer_list(key, known));
+    }
+
+    /// Lists each name once, the builtin first. A running one is shown as it runs, any other as it is saved or found,
+    /// or else as it last was.
+    fn answer_list(&mut self, key: u64, known: KnownInterpreters) {
+        if let Some(why) = known.unreadable {
+            log(&why); // the rest of the list is still true
+        }
+        let mut listed = BTreeMap::new();
+        for (name, interpreter) in &self.interpreters {
+            listed.insert(name.clone(), interpreter.describe());
+        }
+        for (name, known) in known.by_name {
+            if !self.interpreters.get(&name).is_some_and(Interpreter::runs) {
+                let shown = describe(&name, known.source, &known.config, known.version.as_deref(), false, None);
+                listed.insert(name, shown);
+            }
+        }
+        let mut list: Vec<_> = listed.remove(BUILTIN).into_iter().collect();
+        list.extend(listed.into_values());
+        self.front.answer(key, structured_result(json!({ "result": list })));
+    }
 }
 
 impl Tool {
@@ -980,519 +1294,1340 @@ impl Tool {
         self
     }
 
-    /// The arguments, if they are what the schema says: else a text that names the argument, what was expected and
-    /// what came. A null stands for an optional argument left out.
-    fn check(&self, given: Object) -> Result<Object, String> {
-        let (name, schema) = (self.shown["name"].as_str().unwrap_or_default(), &self.shown["inputSchema"]);
-        let Some(properties) = schema["properties"].as_object() else { return Ok(given) };
+    /// Whether the arguments are what the schema says; else a text that names the argument, what was expected and what
+    /// came. A null stands for an optional argument that is left out.
+    fn check(&self, given: &Object) -> Result<(), String> {
+        let tool = self.shown["name"].as_str().unwrap_or_default();
+        let schema = &self.shown["inputSchema"];
+        let Some(properties) = schema["properties"].as_object() else { return Ok(()) };
         if let Some(unknown) = given.keys().find(|argument| !properties.contains_key(*argument)) {
             let known = properties.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!("{name}: unknown argument {unknown:?}; it takes: {known}"));
+            return Err(format!("{tool}: unknown argument {unknown:?}; it takes: {known}"));
         }
-        let variable = |(name, value): (&String, &Value)| {
-            let fits = !name.is_empty() && !name.contains(['=', '\0']);
-            fits && value.as_str().is_some_and(|value| !value.contains('\0'))
-        };
         for (argument, property) in properties {
             let value = given.get(argument).unwrap_or(&Value::Null);
+            let is_required = schema["required"].as_array().is_some_and(|names| names.contains(&json!(argument)));
+            if value.is_null() && !is_required {
+                continue;
+            }
             let (fits, expected) = match property["type"].as_str() {
                 Some("string") => (value.is_string(), "a string"),
                 Some("boolean") => (value.is_boolean(), "true or false"),
                 Some("number") => (value.as_f64().is_some_and(|n| SECONDS.contains(&n)), "a number, 0 to 10000000"),
-                _ => (value.as_object().is_some_and(|env| env.iter().all(variable)), "an object of strings"),
+                _ => (is_environment(value), "an object of strings"),
             };
             let came = match value {
                 Value::Null => "nothing".into(),
                 _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
-                value => keep_ends(&value.to_string(), VALUE_SHOWN_CHARS),
+                value => truncate_middle(&value.to_string(), VALUE_SHOWN_CHARS),
             };
-            let required = schema["required"].as_array().is_some_and(|needs| needs.contains(&json!(argument)));
-            let holds = fits || (value.is_null() && !required);
-            ensure(holds, || format!("{name}: argument {argument:?} must be {expected}, got {came}"))?;
+            ensure(fits, || format!("{tool}: argument {argument:?} must be {expected}, got {came}"))?;
         }
-        Ok(given)
+        Ok(())
     }
+}
+
+/// Whether this is an object of environment variables, as exec(3) takes them.
+fn is_environment(value: &Value) -> bool {
+    let Some(variables) = value.as_object() else { return false };
+    variables.iter().all(|(name, value)| {
+        let is_name = !name.is_empty() && !name.contains(['=', '\0']);
+        is_name && value.as_str().is_some_and(|value| !value.contains('\0'))
+    })
 }
 
 fn ensure(holds: bool, else_why: impl FnOnce() -> String) -> Result<(), String> {
-    holds.then_some(()).ok_or_else(else_why)
+    if holds {
+        Ok(())
+    } else {
+        Err(else_why())
+    }
 }
 
-/// What the system said, behind the path or program that it is about: for `map_err`.
-fn about(what: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
-    move |error| format!("{}: {error}", what.as_ref().display())
+/// What the system said, after the path or program that it is about: for `map_err`.
+fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
+    move |error| format!("{}: {error}", path.as_ref().display())
 }
 
 /// A time limit in seconds from an argument, else from MCP_PY_TIMEOUT, else 600; None for 0: no limit.
-fn limit_of(argument: Option<f64>) -> Option<Duration> {
+fn time_limit(argument: Option<f64>) -> Option<Duration> {
     let seconds = argument.unwrap_or_else(|| seconds_from("MCP_PY_TIMEOUT", TIMEOUT_DEFAULT));
-    (seconds > 0.0).then(|| Duration::from_secs_f64(seconds))
+    if seconds > 0.0 {
+        Some(Duration::from_secs_f64(seconds))
+    } else {
+        None
+    }
 }
 
 fn seconds_from(variable: &str, default: f64) -> f64 {
-    let told = env::var(variable).ok().and_then(|value| value.parse().ok());
-    told.filter(|seconds| SECONDS.contains(seconds)).unwrap_or(default)
+    let set = env::var(variable).ok().and_then(|value| value.parse().ok());
+    set.filter(|seconds| SECONDS.contains(seconds)).unwrap_or(default)
 }
 
-fn start_limit() -> Duration {
-    Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT))
+/// How long a call waits for its cell where it does not say so itself: what MCP_PY_WAIT says, else what the host is
+/// known to allow, by the beginning of its name. None: as long as it takes.
+fn usual_wait(client: &str) -> Option<Duration> {
+    const KNOWN: [(&str, Option<f64>); 4] = [
+        ("claude-code", None),                  // it moves long calls to the background
+        ("codex-mcp-client", Some(240.0)),      // of 300
+        ("gemini-cli-mcp-client", Some(540.0)), // of 600
+        ("Visual Studio Code", Some(540.0)),
+    ];
+    /// Of all calls, where that is set; read once, for each call asks.
+    static SET: LazyLock<Option<Option<f64>>> = LazyLock::new(|| {
+        let set = env::var("MCP_PY_WAIT").unwrap_or_default();
+        let seconds = set.parse().ok().filter(|seconds| SECONDS.contains(seconds));
+        if set == "none" {
+            Some(None)
+        } else {
+            seconds.map(Some)
+        }
+    });
+    let known = KNOWN.iter().find(|(name, _)| client.starts_with(name)).map(|(_, limit)| *limit);
+    SET.or(known).unwrap_or(Some(WAIT_DEFAULT)).map(Duration::from_secs_f64)
 }
 
-/// A limit that waits; MCP_PY_HURRY divides it, so that its test takes no minute.
-fn patience(limit: Duration) -> Duration {
+/// A limit on waiting for others. Tests shorten it by MCP_PY_HURRY, a divisor.
+fn scaled(limit: Duration) -> Duration {
     limit.div_f64(seconds_from("MCP_PY_HURRY", 1.0).max(1.0))
 }
 
-fn tool_text(text: &str, is_error: bool) -> Value {
-    json!({"content": [{"type": "text", "text": text}], "isError": is_error})
-}
-
-/// Why there is no result. A client may hang up at a long line, so what a text quotes is not echoed whole.
-fn refusal(why: &str) -> Value {
-    tool_text(&keep_ends(why, RESULT_CHARS_HINT), true)
-}
-
 /// A structured result, and the same as text for clients that show that.
-fn tool_structure(structure: Value) -> Outcome {
+fn structured_result(structure: Value) -> Value {
     let text = structure.to_string();
-    Ok(json!({"content": [{"type": "text", "text": text}], "isError": false, "structuredContent": structure}))
+    json!({"content": [{"type": "text", "text": text}], "isError": false, "structuredContent": structure})
 }
 
-fn get_session_info(_: &Object) -> Outcome {
-    let (id, (since, at), _) = (HOST.session_id(), &*STARTED, &*PUBLISHED);
-    let (output, socket) = ask(|server| {
-        let output = server.desk.files.open().ok().map(|dir| dir.display().to_string());
-        (output, server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()))
-    })?;
-    // Claude's name for a project among its transcripts
-    let slug = PROJECT.dir.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let transcript = |id: &String| Some(format!("{}/projects/{slug}/{id}.jsonl", config_dir()?.display()));
-    tool_structure(json!({
-        "session_id": id, "transcript_path": id.as_ref().and_then(transcript), "socket_path": socket,
-        "project_dir": PROJECT.dir.to_string_lossy(), "verified": PROJECT.verified, "output_dir": output,
-        "host": HOST.name, "host_pid": HOST.pid, "claude_pid": HOST.pid.filter(|_| HOST.is_claude),
+/// What get_session_info says, but for what the loop knows: the socket and the output directory.
+fn session_info(surroundings: &Surroundings) -> Value {
+    let Surroundings { host, project } = surroundings;
+    let session_id = host.session_id();
+    let (since, at) = &*STARTED;
+    json!({
+        "session_id": session_id, "transcript_path": session_id.and_then(|id| transcript_path(&project.dir, &id)),
+        "project_dir": project.dir.to_string_lossy(), "verified": project.verified,
+        "host": host.name, "host_pid": host.pid, "claude_pid": host.pid.filter(|_| host.is_claude),
         "server_pid": std::process::id(), "version": VERSION, "started_at": iso_time(*at), "uptime": uptime(*since),
-    }))
-}
-
-fn list_interpreters(_: &Object) -> Outcome {
-    let (known, unread) = known();
-    unread.iter().for_each(|why| say(why)); // the rest of the list is still true
-    let show = |(name, (source, config)): (String, Known)| (name.clone(), describe(&name, source, &config, None));
-    let (running, ended): (Vec<_>, Vec<_>) = live()?.into_iter().partition(|(_, shown)| shown["state"] == "running");
-    // Of one name the last counts.
-    let mut listed: BTreeMap<_, _> = ended.into_iter().chain(known.into_iter().map(show)).chain(running).collect();
-    let builtin = listed.remove(BUILTIN).map(|mut shown| {
-        if shown["python_path"].is_null() {
-            let python = python_of(&Object::new()); // here, not in the loop, for it looks at PATH (I2)
-            shown["python_path"] = json!(python.ok().map(|path| path.display().to_string()));
-        }
-        shown
-    });
-    tool_structure(json!({"result": builtin.into_iter().chain(listed.into_values()).collect::<Vec<_>>()}))
-}
-
-fn add_interpreter(key: u64, arguments: &Object, turn: Turn) -> Outcome {
-    let name = text(arguments, "name").unwrap_or_default();
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let good = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
-    ensure(good, || format!("name must be 1 to 64 of A-Z a-z 0-9 . _ -, not {BUILTIN:?}, got {name:?}"))?;
-    let save = arguments.get("save") == Some(&json!(true));
-    let (mut known, unread) = known();
-    unread.filter(|_| save).map_or(Ok(()), Err)?; // what can't be read can't be written: it is said before the start
-    let (known, given) = (known.remove(name), config_of(arguments));
-    let named = name.to_owned();
-    let (config, ran, changed, up) = ask(move |server| server.add(key, &named, known, given, save))??;
-    drop(turn); // a stop, too, may come while it starts
-    let take_turn = || {
-        let named = name.to_owned();
-        ask(move |server| server.turn(&named, true))?.recv().map_err(|_| SERVER_ENDS.to_owned())
-    };
-    if let Err(why) = up.recv().unwrap_or_else(|_| Err("the call was cancelled".into())) {
-        let _turn = take_turn()?;
-        stop(name, |one| one.waiting.is_empty() && !one.talk.up)?; // unless others wait for the same start
-        return Err(format!("interpreter '{name}' could not be started: {why}"));
-    }
-    let _turn = save.then(take_turn).transpose()?; // what stopped it meanwhile may have removed it as well
-    let named = name.to_owned();
-    let shown = ask(move |server| server.interpreters.get(&named).and_then(Interpreter::shown))?;
-    let mut shown = shown.ok_or_else(|| format!("interpreter '{name}' was stopped again"))?;
-    if save {
-        update_saved(|saved| {
-            let entry = saved.remove(name).unwrap_or_default();
-            let mut entry: Object = serde_json::from_value(entry).unwrap_or_default();
-            // The original reads an entry only where it has all five, and `env` is an object.
-            entry.extend(CONFIG_MEMBERS.map(|member| (member.to_owned(), json!(config.get(member)))));
-            entry["env"] = config.get("env").cloned().unwrap_or_else(|| json!({}));
-            saved.insert(name.to_owned(), entry.into());
-        })
-        .map_err(|why| format!("interpreter '{name}' runs, but was not saved: {why}"))?;
-        shown["source"] = json!("saved");
-        let named = name.to_owned();
-        post(move |server| {
-            if let Some(interpreter) = server.interpreters.get_mut(&named) {
-                (interpreter.source, interpreter.config) = (Source::Saved, Some(config));
-            }
-        });
-    }
-    let became = if ran { "was running already" } else { "started" };
-    let saved = if save { ", and is saved" } else { "" };
-    let hint = match (ran && changed, save) {
-        (false, _) => "",
-        (true, true) => "; what is given holds from its next start",
-        (true, false) => "; what is given beside its path has no effect",
-    };
-    shown["message"] = json!(format!("Interpreter '{name}' {became}{saved}{hint}"));
-    tool_structure(shown)
-}
-
-fn stop_interpreter(_: u64, arguments: &Object, _turn: Turn) -> Outcome {
-    let name = text(arguments, "name").unwrap_or_default();
-    let remove = arguments.get("remove") == Some(&json!(true));
-    ensure(name != BUILTIN, || "the interpreter \"builtin\" can't be stopped; reset clears it".into())?;
-    let known = look_up(name).map(|(source, _)| source);
-    ensure(!remove || known != Ok(Source::Discovered), || {
-        format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
-    })?;
-    let (was, last) = stop(name, |_| true)?;
-    let what = if was.is_some_and(|(_, ran)| ran) { "stopped" } else { "was not running" };
-    let became = match known.or_else(|why| was.map(|(source, _)| source).ok_or(why))? {
-        Source::Saved if remove => {
-            let kept = |why| format!("interpreter '{name}' {what}, but its saved configuration is still there: {why}");
-            update_saved(|saved| _ = saved.remove(name)).map_err(kept)?;
-            "its saved configuration is removed"
-        }
-        Source::Saved => "its saved configuration is kept",
-        Source::Discovered => "it is found in the project and stays in the list",
-        Source::Transient | Source::Builtin => "it was not saved, so it is gone from the list",
-    };
-    let last = last.map_or(String::new(), |last| format!("\n[mcp-py: {last}]"));
-    Ok(tool_text(&format!("Interpreter '{name}' {what}; {became}{last}"), false))
-}
-
-type Stopped = (Option<(Source, bool)>, Option<String>);
-
-/// Ends an interpreter and waits until it has left the table: STOP_GRACE and a little at most. Returns what it was and
-/// whether it ran, None where it was not there or is to go on; and what it printed last. For errands that have a turn.
-fn stop(name: &str, may: fn(&Interpreter) -> bool) -> Result<Stopped, String> {
-    let (name, (send, gone)) = (name.to_owned(), mpsc::channel());
-    let was = ask(move |server| {
-        let interpreter = server.interpreters.get_mut(&name).filter(|one| may(one))?;
-        let was = (interpreter.source, interpreter.runs());
-        interpreter.when_gone.push(send);
-        interpreter.leave_by.get_or_insert(Instant::now() + STOP_GRACE);
-        interpreter.fail_waiting("the interpreter was stopped before this cell ran", &mut server.desk);
-        Some(was)
-    })?;
-    Ok((was, gone.recv_timeout(2 * STOP_GRACE).ok())) // where it said nothing, its end is dropped
+    })
 }
 
 // ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
 //
-// An interpreter's life: `spawning`, then a `process`, of which `up` says that cells may come and `current` that one
-// runs. What changes it: submit, spawned, the frames `ready` and `done`, exited.
+// Calls that concern one interpreter take effect in their order of arrival: `line_up` sends them through the clerk
+// where one of them has to look at files, and `act` holds them back while the interpreter is being stopped.
 
 /// A Python with a name: its configuration, the cells that wait for it, and its process while there is one.
 #[derive(Default)]
 struct Interpreter {
     name: String,
     source: Source,
-    config: Option<Object>, // None until the first start has looked the name up
+    config: Config,
     waiting: VecDeque<Cell>,
-    turn: Option<Turn>,               // that of the cell for which the name is to be looked up
-    spawning: Option<(u64, Arc<()>)>, // the number of the keeper thread that starts a process, and its leash
-    process: Option<Process>,
-    talk: Talk,
+    additions: Vec<Addition>, // calls that are answered when it is up
+    life: Life,
+    cells: u64,                                    // how many were run: the number of the last one
+    last: Option<(String, Instant, &'static str)>, // what ended last, when, and what became of its answer
     between: Output, // what came between two cells; outlives a process, like the notices (I4, I5)
-    notices: [Vec<String>; 2], // what the next answer by MCP, by the bridge has to say of earlier processes
-    suspect: bool,   // its environment's Python did not start: perhaps it does not run any more
-    leave_by: Option<Instant>, // it is to end: an idle worker by itself until then, a busy one at once
-    /// Not empty: it is to leave the table. These are dropped when it has; the first is told what it printed last.
-    when_gone: Vec<mpsc::Sender<String>>,
+    notices: [Vec<String>; 2], // what the next answer by each door has to say of earlier cells and processes
+    unattended: [Option<EndedCell>; 2], // by door, a cell that ended when no call waited for it: not told yet (I4)
+    has_noted_start: bool, // the note that came with `ready` is told once, not at each start
+    end_by: Option<Instant>, // its process is to end: an idle worker by itself until then, a busy one at once
+    stopping: Option<Stopping>, // it leaves the table when its process has ended
 }
 
-#[rustfmt::skip]
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-enum Source { #[default] Builtin, Saved, Transient, Discovered }
+#[derive(Default)]
+enum Life {
+    #[default]
+    Stopped,
+    /// A keeper thread starts a process. The number tells it from an earlier one that took too long.
+    Spawning(u64),
+    Running(Box<Worker>),
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+enum Source {
+    Builtin,
+    Saved,
+    #[default]
+    Transient,
+    Discovered,
+}
 
 /// Something for the worker to do, in turn.
 struct Cell {
-    key: u64,                  // the call's, by which it is cancelled
-    request: Value,            // what the worker is asked; null for nothing, answered once the interpreter is up
+    key: u64, // the call's, by which it is cancelled
+    request: Request,
     timeout: Option<Duration>, // counted from when it starts; None for no limit
+    queued: Instant,
+    is_noted: bool, // its client was told what it waits for
 }
 
-const STARTUP: u64 = 0; // no call has this key
+impl Cell {
+    fn new(key: u64, request: Request, timeout: Option<Duration>) -> Cell {
+        Cell { key, request, timeout, queued: Instant::now(), is_noted: false }
+    }
+}
 
-/// The cell that runs, or the startup script.
-struct Current {
+/// A call of add_interpreter.
+struct Addition {
     key: u64,
-    timeout: Option<Duration>,
-    since: Instant,
-    interrupt: Option<(String, Instant, i32)>, // why, since when, and the exit code for it
-    again: Option<Instant>,                    // when SIGINT is sent next; None: it was not sent yet
-    installer: Option<Arc<()>>,                // its leash
-    output: Output,
+    name: String,
+    config: Config,
+    save: bool,
+    ran: bool,     // it was running already
+    changed: bool, // what was given differs from the configuration that it runs with
 }
 
-/// An unreaped process (I8).
-struct Process {
-    child: Child,
-    control: UnixStream, // non-blocking on our side
-    pipes: [File; 2],    // the read ends of stdout and stderr
-    started: (Instant, SystemTime),
-    python: PathBuf,
-    env: Option<PathBuf>, // the builtin's environment, where packages are installed
-    said: Option<String>, // what there is to say of that
+/// An interpreter is being stopped: its process ends, then its saved configuration goes if that is wanted, then it
+/// leaves the table.
+struct Stopping {
+    call: Option<StopCall>, // None where `cancel` began this, for nobody waits for its start any more
+    removes_saved: bool,    // its saved configuration is still to be removed
+    removed: Result<(), String>, // how that went
+    held: Vec<(u64, Action)>, // the calls that came meanwhile
 }
 
-/// Where the conversation with a process stands.
-#[derive(Default)]
-struct Talk {
-    version: Option<String>, // None until it is ready
-    up: bool,                // it is ready and its startup script has run
-    current: Option<Current>,
-    out: Outbox,                  // what its socket has not taken yet
-    frame: Vec<u8>,               // what it sent that is no whole line yet
-    picture: String,              // base64, not complete yet
-    closed: [bool; 2],            // nobody can write to stdout, stderr any more
-    script: Ending,               // how the startup script failed
-    hung_up: Option<Instant>,     // when it closed its control socket: it is leaving, or broken
-    killed: Option<&'static str>, // why we killed it
-}
-
-/// How a cell ended, beside its output.
-#[derive(Default)]
-struct Ending {
-    error: Option<String>,
-    exit: i32, // not 0 is an error too
-    notes: Vec<String>,
+/// A call of stop_interpreter, with the words of its answer.
+struct StopCall {
+    key: u64,
+    process: &'static str, // what happened to the process
+    configuration: String, // what becomes of the configuration
 }
 
 impl Server {
-    /// The interpreter of this name, new where there was none, and what its methods need.
-    fn interpreter(&mut self, name: &str) -> (&mut Interpreter, &mut Desk) {
-        let enter = || {
-            let config = (name == BUILTIN).then(Object::new);
-            Interpreter { name: name.into(), config, ..Interpreter::default() }
-        };
-        (self.interpreters.entry(name.to_owned()).or_insert_with(enter), &mut self.desk)
+    /// The interpreter of this name, new where there was none, and the front end, which its methods are lent.
+    fn interpreter(&mut self, name: &str) -> (&mut Interpreter, &mut Frontend) {
+        let new = || Interpreter { name: name.to_owned(), ..Interpreter::default() };
+        (self.interpreters.entry(name.to_owned()).or_insert_with(new), &mut self.front)
     }
 
-    /// Hands a call's cell to its interpreter, where a cancellation will look for it.
-    fn run_cell(&mut self, name: &str, cell: Cell, turn: Option<Turn>) {
-        let (interpreter, desk) = self.interpreter(name);
-        desk.calls.get_mut(&cell.key).into_iter().for_each(|call| call.interpreter = Some(name.into()));
-        interpreter.turn = turn;
-        interpreter.submit(cell, desk);
-        interpreter.turn = None; // what did not take it has no need of it
+    /// Whether a job about this interpreter is with the clerk.
+    fn is_with_clerk(&self, name: &str) -> bool {
+        self.clerk.as_ref().is_some_and(|clerk| clerk.names.contains_key(name))
     }
 
-    /// Starts what add_interpreter is to add, unless it runs. Returns its configuration, whether it ran, whether what
-    /// was given changes that, and word of when it is up.
-    fn add(&mut self, key: u64, name: &str, known: Option<Known>, given: Object, save: bool) -> Result<Added, String> {
-        let (send, up) = mpsc::channel();
-        self.desk.calls.get_mut(&key).ok_or("the call was cancelled")?.then = Some(send);
-        let live = self.interpreters.get(name);
-        let runs = live.is_some_and(Interpreter::runs);
-        let live = live.and_then(|one| Some((one.source, one.config.clone()?)));
-        // As paths, for these compare without `/./`.
-        let path = |config: &Object| text(config, "python_path").map(PathBuf::from);
-        // The arguments are laid over what runs under this name, is saved, or stopped in this session.
-        let (source, mut config) = match if runs { live.or(known) } else { known.or(live) } {
-            Some((source, config)) if path(&config) == path(&given) => (source, config),
-            Some((source, config)) if runs || (source == Source::Saved && !save) => {
-                let path = text(&config, "python_path").unwrap_or_default();
-                let way = if runs { "runs: stop it with stop_interpreter" } else { "is saved: save=true replaces it" };
-                return Err(format!("{name:?} is {path} and {way}, give that path, or choose another name"));
+    /// Brings a call to its interpreter, behind all earlier calls that concern the same one.
+    fn line_up(&mut self, key: u64, name: String, action: Action) {
+        let is_with_clerk = self.is_with_clerk(&name);
+        let entry = self.interpreters.get_mut(&name);
+        let entry = entry.filter(|entry| entry.stopping.is_none() && !is_with_clerk); // None: through the clerk
+        let is_up = entry.as_ref().is_some_and(|entry| entry.is_up());
+        let action = match (entry, action) {
+            (Some(entry), Action::Run { request, timeout }) => {
+                return entry.submit(Cell::new(key, request, timeout), &mut self.front);
             }
-            _ => (Source::Transient, Object::new()),
+            (Some(entry), Action::Follow { interrupts }) => return entry.follow(key, interrupts, &mut self.front),
+            (Some(entry), Action::Restart) => return entry.restart(key, &mut self.front),
+            (_, action) => action,
         };
-        let changed = given.iter().any(|(member, value)| member != "python_path" && config.get(member) != Some(value));
-        config.extend(given);
-        if !runs {
-            let (interpreter, _) = self.interpreter(name);
-            (interpreter.source, interpreter.config) = (source, Some(config.clone()));
+        // Adding one that is up changes nothing for its cells, so later cells need not line up behind that.
+        let adds_what_is_up = is_up && matches!(action, Action::Add { .. });
+        let concerned = if adds_what_is_up { None } else { Some(name.clone()) };
+        let look = move |surroundings: &Surroundings| look_up(action, &surroundings.project.dir);
+        self.ask_clerk(concerned, look, move |server, (action, known)| server.act(key, name, action, known));
+    }
+
+    /// Does what a call asks of an interpreter, now that it is known what is saved and found in the project.
+    fn act(&mut self, key: u64, name: String, action: Action, known: KnownInterpreters) {
+        if !self.front.calls.contains_key(&key) {
+            return; // it was cancelled
         }
-        self.run_cell(name, Cell { key, request: Value::Null, timeout: None }, None);
-        Ok((config, runs, changed, up))
+        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
+        if let Some(stopping) = stopping {
+            return stopping.held.push((key, action));
+        }
+        let done = match action {
+            Action::Run { .. } | Action::Follow { .. } | Action::Restart => {
+                return self.act_in_known(key, &name, action, known);
+            }
+            Action::Add { given, save } => self.add_interpreter(key, name, given, save, known),
+            Action::Stop { remove } => self.stop_interpreter(key, name, remove, known),
+        };
+        if let Err(why) = done {
+            self.front.fail(key, &why);
+        }
+    }
+
+    /// Does what a call asks of an interpreter that has run before, is saved, or is found in the project.
+    fn act_in_known(&mut self, key: u64, name: &str, action: Action, mut known: KnownInterpreters) {
+        if !self.interpreters.contains_key(name) {
+            let Some(found) = known.by_name.remove(name) else {
+                let why = self.unknown_interpreter(name, known);
+                return self.front.fail_unknown(key, &why);
+            };
+            let (interpreter, _) = self.interpreter(name);
+            interpreter.source = found.source;
+            interpreter.config = found.config;
+        }
+        let (interpreter, front) = self.interpreter(name);
+        match action {
+            Action::Follow { interrupts } => interpreter.follow(key, interrupts, front),
+            Action::Restart => interpreter.restart(key, front),
+            Action::Run { request, timeout } => interpreter.submit(Cell::new(key, request, timeout), front),
+            Action::Add { .. } | Action::Stop { .. } => {} // `act` does these
+        }
+        self.forget_unused(name);
+    }
+
+    fn unknown_interpreter(&self, name: &str, known: KnownInterpreters) -> String {
+        if let Some(why) = known.unreadable {
+            return why; // perhaps it is there, in a file that can't be read
+        }
+        let mut names: BTreeSet<_> = known.by_name.into_keys().collect();
+        names.extend(self.interpreters.keys().cloned());
+        let names = Vec::from_iter(names).join(", ");
+        format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one")
+    }
+
+    /// Starts an interpreter unless it runs. The arguments are laid over the configuration of what runs under this
+    /// name, is saved, or ended by itself in this session. The path decides: with the same one the configuration is
+    /// kept; another one is refused while that runs or is saved, else it begins anew.
+    fn add_interpreter(
+        &mut self,
+        key: u64,
+        name: String,
+        given: Config,
+        save: bool,
+        mut known: KnownInterpreters,
+    ) -> Result<(), String> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let is_name = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
+        ensure(is_name, || format!("name must be 1 to 64 of A-Z a-z 0-9 . _ -, not {BUILTIN:?}, got {name:?}"))?;
+        if let (true, Some(why)) = (save, known.unreadable.take()) {
+            return Err(why); // what can't be read can't be written: that is said before the start
+        }
+        let live = self.interpreters.get(&name);
+        let ran = live.is_some_and(Interpreter::runs);
+        let as_it_was = live.map(|interpreter| (interpreter.source, interpreter.config.clone()));
+        let as_known = known.by_name.remove(&name).map(|known| (known.source, known.config));
+        let base = if ran { as_it_was.or(as_known) } else { as_known.or(as_it_was) };
+        let (source, config) = match base {
+            Some((source, config)) if config.python_path == given.python_path => (source, config),
+            Some((source, config)) if ran || (source == Source::Saved && !save) => {
+                let path = config.python_path.unwrap_or_default();
+                let way = if ran { "runs: stop it with stop_interpreter" } else { "is saved: save=true replaces it" };
+                return Err(format!(
+                    "{name:?} is {} and {way}, give that path, or choose another name",
+                    path.display()
+                ));
+            }
+            _ => (Source::Transient, Config::default()),
+        };
+        let before = config.clone();
+        let config = config.overlaid_with(given);
+        let changed = config != before;
+        if let Some(call) = self.front.calls.get_mut(&key) {
+            call.interpreter = Some(name.clone()); // by which `cancel` finds it
+        }
+        let addition = Addition { key, name: name.clone(), config: config.clone(), save, ran, changed };
+        let (interpreter, front) = self.interpreter(&name);
+        if !ran {
+            interpreter.source = source;
+            interpreter.config = config;
+        }
+        interpreter.additions.push(addition);
+        interpreter.start_next(front);
+        Ok(())
+    }
+
+    /// The interpreter that was added did not start. It leaves the table, unless others wait for a new start already.
+    fn addition_failed(&mut self, addition: Addition, why: &str) {
+        let name = &addition.name;
+        if self.interpreters.get(name).is_some_and(Interpreter::is_unused) {
+            self.interpreters.remove(name);
+        }
+        self.front.fail(addition.key, &format!("interpreter '{name}' could not be started: {why}"));
+    }
+
+    /// The interpreter that was added is up: saves it, if that is wanted, and answers.
+    fn save_addition(&mut self, addition: Addition) {
+        if !addition.save {
+            return self.answer_addition(addition, Ok(()));
+        }
+        let save = move |_: &Surroundings| {
+            let saved = update_saved(|list| addition.config.save_as(&addition.name, list));
+            (addition, saved)
+        };
+        self.ask_clerk(None, save, |server, (addition, saved)| server.answer_addition(addition, saved));
+    }
+
+    fn answer_addition(&mut self, addition: Addition, saved: Result<(), String>) {
+        let Addition { key, name, config, save, ran, changed } = addition;
+        let Some(interpreter) = self.interpreters.get_mut(&name) else {
+            return self.front.fail(key, &format!("interpreter '{name}' was stopped again"));
+        };
+        if let Err(why) = saved {
+            return self.front.fail(key, &format!("interpreter '{name}' runs, but was not saved: {why}"));
+        }
+        if save {
+            interpreter.source = Source::Saved;
+            interpreter.config = config;
+        }
+        let became = if ran { "was running already" } else { "started" };
+        let saved = if save { ", and is saved" } else { "" };
+        let hint = match (ran && changed, save) {
+            (false, _) => "",
+            (true, true) => "; what is given holds from its next start",
+            (true, false) => "; what is given beside its path has no effect",
+        };
+        let mut shown = interpreter.describe();
+        shown["message"] = json!(format!("Interpreter '{name}' {became}{saved}{hint}"));
+        self.front.answer(key, structured_result(shown));
+    }
+
+    /// Ends an interpreter's process and takes it out of the table; `interpreter_ended` goes on when that has happened.
+    fn stop_interpreter(
+        &mut self,
+        key: u64,
+        name: String,
+        remove: bool,
+        mut known: KnownInterpreters,
+    ) -> Result<(), String> {
+        ensure(name != BUILTIN, || "the interpreter \"builtin\" can't be stopped; reset clears it".into())?;
+        let found = known.by_name.remove(&name);
+        let live = self.interpreters.get(&name);
+        let ran = live.is_some_and(Interpreter::runs);
+        let source = match (&found, live) {
+            (Some(found), _) => found.source,
+            (None, Some(live)) => live.source,
+            (None, None) => return Err(self.unknown_interpreter(&name, known)),
+        };
+        ensure(!remove || source != Source::Discovered, || {
+            format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
+        })?;
+        let what = if ran { "stopped" } else { "was not running" };
+        let became = match source {
+            Source::Saved if remove => "its saved configuration is removed",
+            Source::Saved => "its saved configuration is kept",
+            Source::Discovered => "it is found in the project and stays in the list",
+            Source::Transient | Source::Builtin => "it was not saved, so it is gone from the list",
+        };
+        let (interpreter, front) = self.interpreter(&name);
+        interpreter.begin_stop(
+            Some(StopCall { key, process: what, configuration: became.into() }),
+            remove && source == Source::Saved,
+        );
+        interpreter.fail_waiting("the interpreter was stopped before this cell ran", front);
+        Ok(())
+    }
+
+    /// An interpreter that is to leave has no process any more. If its saved configuration is to go too, that is first.
+    fn interpreter_ended(&mut self, name: String) {
+        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
+        if !stopping.is_some_and(|stopping| mem::take(&mut stopping.removes_saved)) {
+            return self.finish_stopping(name);
+        }
+        let removed = name.clone();
+        let remove = move |_: &Surroundings| update_saved(|list| _ = list.remove(&removed));
+        self.ask_clerk(Some(name.clone()), remove, move |server, removed| {
+            let interpreter = server.interpreters.get_mut(&name);
+            if let Some(stopping) = interpreter.and_then(|interpreter| interpreter.stopping.as_mut()) {
+                stopping.removed = removed;
+            }
+        });
+    }
+
+    /// Takes an interpreter out of the table, answers the call that stopped it, and lets the calls that came meanwhile
+    /// go on. What it printed last is told (I4).
+    fn finish_stopping(&mut self, name: String) {
+        let Some(mut interpreter) = self.interpreters.remove(&name) else { return };
+        let mut notes = interpreter.take_untold(0, &mut self.front.files);
+        for note in interpreter.take_untold(1, &mut self.front.files) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        let Some(stopping) = interpreter.stopping else { return };
+        if let Some(StopCall { key, process, configuration }) = stopping.call {
+            let exit = if stopping.removed.is_err() { EXIT_FAILED } else { 0 };
+            let configuration = match stopping.removed {
+                Ok(()) => configuration,
+                Err(why) => format!("its saved configuration is still there: {why}"),
+            };
+            let text = format!("Interpreter '{name}' {process}; {configuration}");
+            let mut output = Output { notes, ..Output::default() };
+            output.take(STDOUT, text.as_bytes(), &mut self.front.files);
+            self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
+        }
+        for (key, action) in stopping.held {
+            self.line_up(key, name.clone(), action);
+        }
     }
 
     /// A keeper thread has a process, or can't have one.
-    fn spawned(&mut self, name: &str, number: u64, spawned: Result<(Source, Object, Process), String>) {
-        let interpreter =
-            self.interpreters.get_mut(name).filter(|one| one.spawning.as_ref().is_some_and(|(its, _)| *its == number));
+    fn spawned(&mut self, name: &str, number: u64, spawned: Result<Worker, String>) {
+        let interpreter = self.interpreters.get_mut(name);
+        let interpreter = interpreter.filter(|it| matches!(it.life, Life::Spawning(own) if own == number));
         match (interpreter, spawned) {
-            (Some(interpreter), Ok((source, config, mut process))) => {
-                process.said.take().into_iter().for_each(|said| interpreter.notice(said));
-                (interpreter.source, interpreter.config, interpreter.talk) = (source, Some(config), Talk::default());
-                (interpreter.spawning, interpreter.process) = (None, Some(process));
-                interpreter.send(WORKER.as_bytes());
+            (Some(interpreter), Ok(mut worker)) => {
+                worker.send(WORKER.as_bytes()); // the bootstrap reads exactly as many bytes
+                interpreter.life = Life::Running(Box::new(worker));
             }
             (Some(interpreter), Err(why)) => {
-                interpreter.spawning = None;
-                interpreter.fail_waiting(&why, &mut self.desk);
-                self.interpreters.retain(|_, one| one.runs() || one.config.is_some());
+                interpreter.life = Life::Stopped;
+                interpreter.fail_waiting(&why, &mut self.front);
+                self.forget_unused(name);
             }
-            (None, Ok((_, _, mut process))) => _ = process.bury(None), // it took so long that nobody waits any more
+            (None, Ok(mut worker)) => {
+                worker.reap(); // which kills it: it took so long that nobody waits for it any more
+            }
             (None, Err(_)) => {}
         }
     }
 
-    fn exited(&mut self, name: &str, pid: i32) {
-        let interpreter = self.interpreters.get_mut(name);
-        if let Some(interpreter) = interpreter.filter(|one| one.process.as_ref().map(Process::pid) == Some(pid)) {
-            interpreter.bury(&mut self.desk);
-            interpreter.next(&mut self.desk);
+    /// Where a saved or discovered interpreter does not run, its configuration is looked up anew by the next call. It
+    /// stays while it has something to tell.
+    fn forget_unused(&mut self, name: &str) {
+        let Some(interpreter) = self.interpreters.get(name) else { return };
+        let is_known = matches!(interpreter.source, Source::Saved | Source::Discovered);
+        if is_known && interpreter.is_unused() {
+            self.interpreters.remove(name);
         }
+    }
+
+    /// A keeper thread saw its process exit. What is left of its group is asked to end; `tick` has it reaped then.
+    fn exited(&mut self, name: &str, pid: i32) {
+        let Some(worker) = self.interpreters.get_mut(name).and_then(Interpreter::worker_mut) else { return };
+        if worker.pid() == pid {
+            worker.exited = Some(Instant::now());
+            worker.hung_up.get_or_insert_with(Instant::now); // it takes no more cells
+            sys::kill(-pid, libc::SIGTERM);
+        }
+    }
+
+    /// The process has exited (`exited`), and its group has ended too, or had its time (`group_has_ended`).
+    fn reap(&mut self, name: &str) {
+        let Some(interpreter) = self.interpreters.get_mut(name) else { return };
+        interpreter.reap(&mut self.front);
+        interpreter.start_next(&mut self.front);
+        self.forget_unused(name);
+    }
+
+    /// Has the clerk find the processes that a cell started, and signals them where it still runs (I8).
+    fn signal_children(&mut self, name: String, cell_key: u64, signal: i32) {
+        let running = self.interpreters.get(&name).and_then(Interpreter::running);
+        let Some((pid, cell)) = running.filter(|(_, cell)| cell.key == cell_key) else { return };
+        let since = cell.since;
+        let look = move |_: &Surroundings| younger_members(pid, since);
+        self.ask_clerk(None, look, move |server, children| {
+            let running = server.interpreters.get(&name).and_then(Interpreter::running);
+            if running.is_some_and(|(_, cell)| cell.key == cell_key) {
+                for child in children {
+                    sys::kill_member(child, pid, signal);
+                }
+            }
+        });
     }
 }
 
-type Added = (Object, bool, bool, mpsc::Receiver<Result<(), String>>);
-
 impl Interpreter {
+    fn worker(&self) -> Option<&Worker> {
+        if let Life::Running(worker) = &self.life {
+            Some(worker)
+        } else {
+            None
+        }
+    }
+
+    fn worker_mut(&mut self) -> Option<&mut Worker> {
+        if let Life::Running(worker) = &mut self.life {
+            Some(worker)
+        } else {
+            None
+        }
+    }
+
+    /// Whether there is a process, or will be.
     fn runs(&self) -> bool {
-        self.process.is_some() || self.spawning.is_some()
+        !matches!(self.life, Life::Stopped)
     }
 
-    /// As list_interpreters shows it; None while it is being looked up.
-    fn shown(&self) -> Option<Value> {
-        Some(describe(&self.name, self.source, self.config.as_ref()?, Some(self)))
+    /// Whether nobody waits for it, and it has nothing to tell (I5).
+    fn is_unused(&self) -> bool {
+        let is_wanted = self.runs() || !self.waiting.is_empty() || !self.additions.is_empty();
+        let has_told = self.notices.iter().all(Vec::is_empty) && self.unattended.iter().all(Option::is_none);
+        !is_wanted && self.stopping.is_none() && has_told
     }
 
-    /// Queues a cell; one that asks nothing has its answer at once where the worker is up, busy or not.
-    fn submit(&mut self, cell: Cell, desk: &mut Desk) {
-        if cell.request.is_null() && self.process.is_some() && self.talk.up {
-            return desk.finish(cell.key, None, 0);
+    /// The cell that runs, or list_vars or reset, and the worker's pid.
+    fn running(&self) -> Option<(i32, &RunningCell)> {
+        let worker = self.worker()?;
+        let cell = worker.stage.cell().filter(|cell| cell.key != STARTUP_SCRIPT)?;
+        Some((worker.pid(), cell))
+    }
+
+    fn running_mut(&mut self) -> Option<&mut RunningCell> {
+        self.worker_mut()?.stage.cell_mut().filter(|cell| cell.key != STARTUP_SCRIPT)
+    }
+
+    /// Whether its process takes cells; it may be busy with one.
+    fn is_up(&self) -> bool {
+        self.worker().is_some_and(|worker| match &worker.stage {
+            Stage::Idle => true,
+            Stage::Busy(cell) => cell.key != STARTUP_SCRIPT,
+            Stage::Starting | Stage::ScriptFailed(_) => false,
+        })
+    }
+
+    /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
+    fn describe(&self) -> Value {
+        let worker = self.worker();
+        let version = worker.and_then(|worker| worker.version.as_deref());
+        describe(&self.name, self.source, &self.config, version, self.runs(), worker)
+    }
+
+    /// Queues a cell.
+    fn submit(&mut self, cell: Cell, front: &mut Frontend) {
+        let Some(call) = front.calls.get_mut(&cell.key) else { return }; // it was cancelled
+        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
+        if front.closing {
+            return front.fail(cell.key, "the server is ending: this cell was not run");
         }
-        desk.cells_waiting += 1;
+        if let Some(why) = self.running().and_then(|(_, cell)| cell.why_stuck()) {
+            return front.fail(cell.key, &why);
+        }
+        if front.cells_waiting >= CELLS_WAITING_MAX {
+            let why = format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
+            return front.fail(cell.key, &why);
+        }
+        if let Some((events, peer)) = front.events(Some(cell.key)) {
+            events.begin(peer);
+        }
+        front.cells_waiting += 1;
         self.waiting.push_back(cell);
-        self.next(desk);
+        self.start_next(front);
     }
 
-    /// Starts what can be started: a process where there is none, or the next cell of one that has nothing to do. That
-    /// is handed over once and for all (I3); what is in the pipes by now was written before it (I4).
-    fn next(&mut self, desk: &mut Desk) {
-        while !self.waiting.is_empty() && self.process.is_some() && self.talk.up && self.talk.current.is_none() {
-            let Some(Cell { key, request, timeout }) = self.waiting.pop_front() else { return };
-            desk.cells_waiting -= 1;
-            if request.is_null() {
-                desk.finish(key, None, 0);
-                continue;
+    /// Starts what can be started: a process where there is none, or the next cell of a worker that is idle. A cell is
+    /// handed over once and for all (I3); what is in the pipes by now was written before it (I4).
+    fn start_next(&mut self, front: &mut Frontend) {
+        if self.is_up() {
+            for addition in mem::take(&mut self.additions) {
+                post(|server| server.save_addition(addition)); // an event, for it needs the whole server
             }
-            self.read_what_is_there(desk);
-            self.begin(key, &request, timeout);
         }
-        if !self.waiting.is_empty() && !self.runs() {
-            self.launch(desk);
+        while self.end_by.is_none() && self.worker().is_some_and(Worker::takes_cells) {
+            let Some(cell) = self.waiting.pop_front() else { return };
+            front.cells_waiting -= 1;
+            self.read_what_is_there(front);
+            match cell.request {
+                Request::Restarted => self.answer_restarted(cell.key, front),
+                _ => self.start(cell, front),
+            }
+        }
+        if !self.waiting.is_empty() || !self.additions.is_empty() {
+            self.launch(front);
         }
     }
 
-    fn begin(&mut self, key: u64, request: &Value, timeout: Option<Duration>) {
-        self.send(format!("{request}\n").as_bytes());
-        let (since, output) = (Instant::now(), Output::default());
-        self.talk.current =
-            Some(Current { key, timeout, since, interrupt: None, again: None, installer: None, output });
-    }
-
-    /// Has a keeper thread start a process: a Python on a dead mount holds up nobody else (I2). The thread stays until
-    /// the exit, for on Linux the worker is killed when the thread that spawned it ends (I11).
-    fn launch(&mut self, desk: &mut Desk) {
-        if self.runs() || desk.closing {
+    /// Has a keeper thread start a process, unless there is one: a Python on a dead mount holds up nobody else (I2).
+    /// The thread stays until the exit, for on Linux the worker is killed when the thread that spawned it ends (I11).
+    fn launch(&mut self, front: &mut Frontend) {
+        if self.runs() || front.closing {
             return;
         }
-        let known = self.config.clone().map(|config| (self.source, config));
-        let (name, number, suspect, held) = (self.name.clone(), desk.key(), self.suspect, Arc::new(()));
-        let (leash, turn) = (Arc::downgrade(&held), self.turn.take());
+        let number = front.key();
+        let name = self.name.clone();
+        let config = self.config.clone();
         let keep = move || {
-            let found = known.map_or_else(|| look_up(&name), Ok);
-            let _turn = turn.filter(|_| found.is_err()); // who is next finds the same; else it lasts until that is told
-            let spawned = found.and_then(|(source, mut config)| {
-                let project = env::var("CLAUDE_PROJECT_DIR").ok().filter(|dir| Path::new(dir).is_dir());
-                config.extend(project.filter(|_| name == BUILTIN).map(|dir| ("cwd".to_owned(), json!(dir))));
-                let process = Process::spawn(&name, &config, suspect, Some(&leash))?;
-                Ok((source, config, process))
-            });
-            let (named, pid) = (name.clone(), spawned.as_ref().ok().map(|(_, _, process)| process.pid()));
-            post(move |server| server.spawned(&named, number, spawned));
+            let spawned = Worker::spawn(&name, &config);
+            let pid = spawned.as_ref().ok().map(Worker::pid);
+            let of = name.clone();
+            post(move |server| server.spawned(&of, number, spawned));
             if let Some(pid) = pid {
                 sys::wait_for_exit(pid);
                 post(move |server| server.exited(&name, pid));
             }
         };
         match start_thread("keeper", keep) {
-            Ok(()) => self.spawning = Some((number, held)),
-            Err(why) => self.fail_waiting(&why, desk),
+            Ok(()) => self.life = Life::Spawning(number),
+            Err(why) => self.fail_waiting(&why, front),
         }
     }
 
     /// Answers those that wait with an error.
-    fn fail_waiting(&mut self, why: &str, desk: &mut Desk) {
-        desk.cells_waiting -= self.waiting.len();
-        let exit = if self.config.is_none() { EXIT_UNKNOWN } else { EXIT_FAILED };
-        self.waiting.drain(..).for_each(|cell| desk.finish(cell.key, Some(why), exit));
+    fn fail_waiting(&mut self, why: &str, front: &mut Frontend) {
+        for cell in mem::take(&mut self.waiting) {
+            front.cells_waiting -= 1;
+            front.fail(cell.key, why);
+        }
+        for addition in mem::take(&mut self.additions) {
+            let why = why.to_owned();
+            post(move |server| server.addition_failed(addition, &why));
+        }
     }
 
-    /// Interrupts the cell with this key, or takes it out of the queue; without a key whichever runs. Returns whether.
-    fn interrupt(&mut self, key: Option<u64>, desk: &mut Desk) -> bool {
-        if let Some(current) = self.talk.current.as_mut().filter(|current| key.is_none_or(|key| key == current.key)) {
-            current.interrupt.get_or_insert_with(|| ("interrupted".into(), Instant::now(), EXIT_INTERRUPTED));
+    /// Ends the process, and takes the interpreter out of the table when that has happened.
+    fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
+        self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
+        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()), held: Vec::new() });
+    }
+
+    /// Whether it may leave the table now. A process that is still being spawned is not waited for.
+    fn has_ended(&self, now: Instant) -> bool {
+        let is_late = self.end_by.is_some_and(|end| end + KILL_LIMIT <= now);
+        let has_process = match self.life {
+            Life::Stopped => false,
+            Life::Spawning(_) => !is_late,
+            Life::Running(_) => true,
+        };
+        !has_process && self.stopping.is_some()
+    }
+
+    /// Does what is due by now; returns when to look again.
+    fn tick(&mut self, now: Instant, front: &mut Frontend) -> Instant {
+        let mut next = now + IDLE_TICK;
+        next = next.min(self.answer_late(now, front));
+        next = next.min(self.tell_who_waits(now, front));
+        for addition in &self.additions {
+            next = next.min(front.report_progress(addition.key, now, 0, || "starting".into()));
+        }
+        let end_by = self.end_by;
+        match &mut self.life {
+            Life::Stopped => next,
+            Life::Spawning(_) => {
+                let gives_up_at = end_by.map(|end| end + KILL_LIMIT).filter(|at| *at > now); // then `has_ended` holds
+                next.min(gives_up_at.unwrap_or(next))
+            }
+            Life::Running(worker) => {
+                let is_last = self.stopping.is_some() || front.closing;
+                let why_ended = if is_last { "it was stopped" } else { "it was restarted" };
+                next.min(worker.tick(&self.name, end_by.map(|end| (end, why_ended)), now, front))
+            }
+        }
+    }
+
+    /// Poll has something. The pipes come first: taking a result reads them empty, and a read after that would block.
+    fn on_ready(&mut self, ready: &[libc::pollfd], front: &mut Frontend) {
+        for stream in [STDOUT, STDERR] {
+            if ready[stream + 1].revents != 0 {
+                // behind the control socket's (Worker::watch)
+                self.read_pipe(stream, PIPE_BYTES, front);
+            }
+        }
+        if ready[0].revents != 0 {
+            if let Some(worker) = self.worker_mut() {
+                worker.flush();
+            }
+            self.read_control(front);
+        }
+    }
+
+    fn read_control(&mut self, front: &mut Frontend) {
+        let Some(worker) = self.worker_mut() else { return };
+        match worker.control.read(&mut front.buffer) {
+            Ok(count @ 1..) => worker.partial_frame.extend_from_slice(&front.buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => _ = worker.hung_up.get_or_insert_with(Instant::now), // its end of file
+        }
+        let mut is_sound = true;
+        while is_sound {
+            let Some(line) = self.worker_mut().and_then(Worker::take_line) else { break };
+            is_sound = Frame::parse(&line).is_some_and(|frame| self.take_frame(frame, front));
+        }
+        let Some(worker) = self.worker_mut() else { return };
+        if !is_sound || worker.partial_frame.len() > FRAME_BYTES_MAX {
+            worker.partial_frame.clear();
+            let _ = worker.control.shutdown(std::net::Shutdown::Both); // nothing more is believed
+            worker.kill("its control socket carried what no worker sends");
+        }
+    }
+
+    /// False for a frame that our worker never sends at this stage.
+    fn take_frame(&mut self, frame: Frame, front: &mut Frontend) -> bool {
+        match frame {
+            Frame::Ready { version, environment, note } => return self.take_ready(version, environment, note, front),
+            Frame::Part(text) => {
+                self.read_what_is_there(front); // all that the cell printed comes before its result
+                self.take_result(&text, false, front);
+            }
+            Frame::Image { data, more } => {
+                let Some(worker) = self.worker_mut() else { return false };
+                if worker.partial_picture.len() <= PICTURE_BYTES_MAX {
+                    worker.partial_picture += &data;
+                }
+                if !more {
+                    self.read_what_is_there(front); // the notes come behind what was printed before
+                    self.take_picture(front);
+                }
+            }
+            Frame::Install { number, name } => {
+                if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                    return false; // an installer may take it for an option
+                }
+                self.read_what_is_there(front);
+                self.install(number, name, front);
+            }
+            Frame::Done(done) => return self.cell_ended(done, front),
+        }
+        self.start_next(front);
+        true
+    }
+
+    /// The worker runs: its startup script comes first. False where it was ready already.
+    fn take_ready(
+        &mut self,
+        version: String,
+        environment: Option<PathBuf>,
+        note: Option<String>,
+        front: &mut Frontend,
+    ) -> bool {
+        let Some(worker) = self.worker_mut() else { return false };
+        if !matches!(worker.stage, Stage::Starting) {
+            return false;
+        }
+        worker.stage = Stage::Idle;
+        worker.version = Some(version);
+        if let Some(environment) = environment {
+            worker.python = environment.join("bin/python");
+            worker.environment = Some(environment);
+        }
+        if let Some(code) = self.config.startup_script.clone() {
+            self.start(Cell::new(STARTUP_SCRIPT, Request::Startup { code }, time_limit(None)), front);
+        }
+        if let Some(note) = note {
+            if !mem::replace(&mut self.has_noted_start, true) {
+                self.notice(note);
+            }
+        }
+        self.start_next(front);
+        true
+    }
+
+    /// Hands something to the worker, which is idle.
+    fn start(&mut self, cell: Cell, front: &mut Frontend) {
+        let mut number = None;
+        let (title, request) = match &cell.request {
+            Request::Run { code } => {
+                self.cells += 1;
+                number = Some(self.cells);
+                let code = Value::from(code.as_str());
+                let request = format!("{{\"op\":\"run\",\"number\":{},\"code\":{code}}}", self.cells);
+                (format!("cell {}", self.cells), request)
+            }
+            Request::Startup { code } => {
+                ("the startup script".into(), json!({"op": "startup", "code": code}).to_string())
+            }
+            Request::ListVars => ("list_vars".into(), json!({"op": "list_vars"}).to_string()),
+            Request::Reset | Request::Restarted => ("reset".into(), json!({"op": "reset"}).to_string()),
+        };
+        let door = front.door(cell.key);
+        if let Request::Run { code } = &cell.request {
+            let whose = if door == 0 { "execute" } else { "client" };
+            front.files.record_start(&title, &self.name, whose, code);
+        }
+        let running = RunningCell::new(cell, number, title, door);
+        if let Some(worker) = self.worker_mut() {
+            worker.send(format!("{request}\n").as_bytes());
+            worker.stage = Stage::Busy(running);
+        }
+    }
+
+    /// False where no cell runs.
+    fn cell_ended(&mut self, done: Done, front: &mut Frontend) -> bool {
+        // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
+        self.read_what_is_there(front);
+        self.take_result(&done.result, true, front);
+        let hint = done.missing.map(|module| self.how_to_install(&module));
+        let Some(worker) = self.worker_mut() else { return false };
+        let Some(cell) = worker.take_cell() else { return false };
+        worker.partial_picture.clear();
+        let is_script = cell.key == STARTUP_SCRIPT;
+        let mut end = done.end;
+        end.notes.extend(hint);
+        if let Some(interrupt) = &cell.interrupt {
+            end.exit = interrupt.exit;
+            let kept = if cell.number.is_some() { "; the variables are kept" } else { "" }; // reset had begun, perhaps
+            end.notes.push(format!("{}{kept}", interrupt.why));
+        }
+        if is_script && (end.exit != 0 || end.error.is_some()) {
+            worker.stage = Stage::ScriptFailed(end);
+            worker.kill("its startup script failed");
             return true;
         }
-        let place = self.waiting.iter().position(|cell| Some(cell.key) == key);
-        place.and_then(|place| self.waiting.remove(place)).inspect(|_| desk.cells_waiting -= 1).is_some()
+        if !is_script {
+            self.tell_end(cell, end, front);
+        }
+        self.start_next(front);
+        true
     }
 
-    /// Whether it leaves the table now; a process that is still being spawned is not waited for. What it printed last
-    /// is told (I4).
-    fn has_gone(&mut self, now: Instant, desk: &mut Desk) -> bool {
-        let late = self.leave_by.is_some_and(|end| end + KILL_LIMIT <= now);
-        let gone = !self.when_gone.is_empty() && self.process.is_none() && (self.spawning.is_none() || late);
-        let last = if gone { self.between.as_note(&mut desk.files) } else { None };
-        last.into_iter().for_each(|last| _ = self.when_gone[0].send(last));
-        gone
+    /// Something to say in the next answer by each door (I5).
+    fn notice(&mut self, text: String) {
+        for door in [0, 1] {
+            self.notice_at(door, text.clone());
+        }
     }
 
-    /// What the clock asks for; returns when to look again. Every SIGINT is sent here, and what time asks for (I8).
-    fn tick(&mut self, now: Instant, desk: &mut Desk) -> Instant {
-        let told =
-            self.waiting.iter().filter_map(|cell| desk.report(cell.key, now, 0, || "waiting for its turn".into()));
-        let mut next = told.fold(now + IDLE_TICK, Instant::min);
-        let Talk { version, up, current, hung_up, killed, .. } = &mut self.talk;
-        let Some(process) = &self.process else {
-            let late = self.leave_by.filter(|_| self.spawning.is_some()).map(|end| end + KILL_LIMIT);
-            return late.map_or(next, |end| next.min(end));
+    fn notice_at(&mut self, door: usize, text: String) {
+        let notices = &mut self.notices[door];
+        if notices.len() == NOTICES_MAX {
+            notices.remove(0);
+        }
+        notices.push(text);
+    }
+
+    /// Takes a result, or a part of a long one. A reader of events gets a long one part by part, because only its head
+    /// and tail are kept here; a short one is in the last event.
+    fn take_result(&mut self, text: &str, is_last: bool, front: &mut Frontend) {
+        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
+        let is_short = is_last && cell.output.streams[RESULT].is_empty() && text.len() <= HEAD_BYTES;
+        cell.output.take(RESULT, text.as_bytes(), &mut front.files);
+        if is_short {
+            return;
+        }
+        if cell.has_lost_reader(front) {
+            cell.unsent += text.len() as u64;
+        } else if let Some((events, peer)) = front.events(cell.reader()) {
+            events.send_result(peer, text);
+        }
+    }
+
+    /// Reads once from a pipe, up to `limit` bytes, into the output that they belong to; 0 at the pipe's end.
+    fn read_pipe(&mut self, stream: usize, limit: usize, front: &mut Frontend) -> usize {
+        let Life::Running(worker) = &mut self.life else { return 0 };
+        let mut buffer = mem::take(&mut front.buffer);
+        let count = worker.pipes[stream].read(&mut buffer[..limit.min(PIPE_BYTES)]).unwrap_or(0);
+        let bytes = &buffer[..count];
+        worker.closed[stream] = count == 0;
+        // What a startup script prints is told with the first cell, as what comes between cells.
+        match worker.stage.cell_mut().filter(|cell| cell.key != STARTUP_SCRIPT) {
+            None => self.between.take(stream, bytes, &mut front.files),
+            Some(cell) => {
+                cell.output.take(stream, bytes, &mut front.files);
+                cell.new_at = Instant::now();
+                if cell.has_lost_reader(front) {
+                    cell.unsent += count as u64;
+                } else if let Some((events, peer)) = front.events(cell.reader()) {
+                    events.send_output(peer, stream, bytes);
+                }
+                if stream == STDERR && cell.output.needs_hint() {
+                    cell.note(SPAWN_HINT.to_owned(), front);
+                }
+            }
+        }
+        front.buffer = buffer;
+        count
+    }
+
+    /// Reads what the pipes hold now, and no more: another process may go on writing.
+    fn read_what_is_there(&mut self, front: &mut Frontend) {
+        for stream in [STDOUT, STDERR] {
+            let mut left = self.worker().map_or(0, |worker| sys::bytes_readable(&worker.pipes[stream]));
+            while left > 0 {
+                let count = self.read_pipe(stream, left, front);
+                left = if count == 0 { 0 } else { left - count };
+            }
+        }
+    }
+
+    /// After the exit: what it wrote last is read, it is reaped, and everyone concerned is told (I5).
+    fn reap(&mut self, front: &mut Frontend) {
+        // A result that it sent just before its end counts. So many reads hold the longest frame.
+        for _ in 0..FRAME_BYTES_MAX / PIPE_BYTES {
+            self.read_control(front);
+        }
+        if let Some(worker) = self.worker() {
+            worker.kill_group();
+        }
+        self.read_what_is_there(front);
+        let Life::Running(mut worker) = mem::replace(&mut self.life, Life::Stopped) else { return };
+        let was_to_end = self.end_by.is_some();
+        let was_restarted = was_to_end && self.stopping.is_none() && !front.closing;
+        if was_restarted {
+            self.end_by = None;
+        }
+        let cause = worker.reap();
+        let name = &self.name;
+        let died = format!("interpreter '{name}' {cause}; its variables are gone");
+        let notice = format!("before this cell, {died}; this is a new process");
+        match worker.stage {
+            Stage::Starting | Stage::ScriptFailed(_) if was_restarted => {}
+            Stage::Busy(cell) if was_restarted && cell.key == STARTUP_SCRIPT => {}
+            Stage::Starting => self.start_failed(&cause, CellEnd::default(), front),
+            Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => self.start_failed(&cause, CellEnd::default(), front),
+            Stage::ScriptFailed(end) => self.start_failed(&cause, end, front),
+            Stage::Idle => {
+                if !was_to_end {
+                    self.notice(notice);
+                }
+            }
+            Stage::Busy(cell) => {
+                let told_at = cell.reader().map(|key| front.door(key));
+                let kept_at = if told_at.is_none() && !cell.is_cancelled { Some(cell.door) } else { None };
+                let end = CellEnd { error: None, exit: EXIT_DIED, notes: vec![died] };
+                self.tell_end(cell, end, front);
+                for door in [0, 1] {
+                    if was_to_end || told_at == Some(door) {
+                        continue; // that was announced, or has just been told
+                    }
+                    match &mut self.unattended[door] {
+                        Some(ended) if kept_at == Some(door) => ended.notice = Some(notice.clone()),
+                        _ => self.notice_at(door, notice.clone()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The process did not come up: fails the cells and the additions that wait for it.
+    fn start_failed(&mut self, cause: &str, end: CellEnd, front: &mut Frontend) {
+        let printed = mem::take(&mut self.between).make_answer(end, &mut front.files).text();
+        let why = format!("interpreter '{}' did not start: it {cause}\n{printed}", self.name);
+        self.fail_waiting(why.trim_end(), front);
+    }
+}
+
+/// An unreaped process (I8), and where the conversation with it stands.
+struct Worker {
+    child: Child,
+    control: UnixStream, // non-blocking on our side
+    pipes: [File; 2],    // the read ends of stdout and stderr
+    started: (Instant, SystemTime),
+    cwd: Option<PathBuf>, // None: ours
+    python: PathBuf,
+    environment: Option<PathBuf>, // the builtin's, where packages are installed; known when it is ready
+    version: Option<String>,      // None until it is ready
+    stage: Stage,
+    outbox: Outbox,               // what its socket has not taken yet
+    partial_frame: Vec<u8>,       // what it sent that is no whole line yet
+    partial_picture: String,      // base64
+    closed: [bool; 2],            // nobody can write to stdout, stderr any more
+    hung_up: Option<Instant>,     // when it closed its control socket: it is leaving, or broken
+    killed: Option<&'static str>, // why we ended it
+    kill_at: Option<Instant>,     // when it gets SIGKILL, unless it has exited by then
+    exited: Option<Instant>,      // its process has exited; others of its group may still run
+}
+
+#[allow(clippy::large_enum_variant)] // there is one for each process
+enum Stage {
+    /// Until `ready`.
+    Starting,
+    /// How the startup script ended; the process is being killed.
+    ScriptFailed(CellEnd),
+    Idle,
+    /// With a cell, or with the startup script.
+    Busy(RunningCell),
+}
+
+impl Stage {
+    fn cell(&self) -> Option<&RunningCell> {
+        if let Stage::Busy(cell) = self {
+            Some(cell)
+        } else {
+            None
+        }
+    }
+
+    fn cell_mut(&mut self) -> Option<&mut RunningCell> {
+        if let Stage::Busy(cell) = self {
+            Some(cell)
+        } else {
+            None
+        }
+    }
+}
+
+const STARTUP_SCRIPT: u64 = 0; // its key: no call has it
+
+/// The cell that runs, or the startup script.
+struct RunningCell {
+    key: u64,               // of the call that asked for it
+    number: Option<u64>,    // None for list_vars, reset and the startup script
+    title: String,          // what it is called in notes: `cell 12`
+    code: String,           // its first line, for those who ask what runs
+    door: usize,            // by which it came (Frontend::door)
+    readers: VecDeque<u64>, // the calls that wait for it; the first one gets its output and its end
+    is_cancelled: bool,     // the call that asked for it is not wanted any more
+    timeout: Option<Duration>,
+    since: Instant,
+    new_at: Instant, // when output came last
+    interrupt: Option<Interrupt>,
+    installer: Option<CancelOnDrop>,
+    output: Output, // what nobody was told yet; all of it where the reader is a stream
+    unsent: u64,    // bytes that its reader does not get (has_lost_reader)
+    figures: usize, // how many were drawn
+    has_dropped_figures: bool,
+}
+
+/// A cell is to end.
+struct Interrupt {
+    why: String,
+    exit: i32, // the exit code that says it
+    since: Instant,
+    next_signal: Instant, // to the worker
+    child_signals: usize, // how many of CHILD_SIGNALS have been sent
+    is_given_up: bool,    // who waited was told that it has not stopped
+}
+
+/// What the processes get that an interrupted cell has started, and when.
+const CHILD_SIGNALS: [(Duration, i32); 2] = [(INTERRUPT_AGAIN, libc::SIGINT), (CHILDREN_KILLED_AFTER, libc::SIGKILL)];
+
+/// What is said of a cell that does not heed its interrupt, after why it was interrupted.
+const NOT_STOPPED: &str = "but it has not stopped: it is in code that does not heed interrupts, such as a long call \
+    into C. Its variables are there when it ends; reset with restart=true ends the process and loses them";
+
+impl RunningCell {
+    fn new(cell: Cell, number: Option<u64>, title: String, door: usize) -> RunningCell {
+        let code = match &cell.request {
+            Request::Run { code } => code.lines().find(|line| !line.trim().is_empty()).unwrap_or_default(),
+            _ => "",
         };
-        if killed.is_some() {
-            return next; // its exit wakes us
+        let readers = if cell.key == STARTUP_SCRIPT { VecDeque::new() } else { VecDeque::from([cell.key]) };
+        RunningCell {
+            key: cell.key,
+            number,
+            title,
+            code: truncate_middle(code, CODE_SHOWN_CHARS),
+            door,
+            readers,
+            is_cancelled: false,
+            timeout: cell.timeout,
+            since: Instant::now(),
+            new_at: Instant::now(),
+            interrupt: None,
+            installer: None,
+            output: Output::default(),
+            unsent: 0,
+            figures: 0,
+            has_dropped_figures: false,
         }
-        let busy = !*up || current.is_some();
-        if let Some(Current { key, timeout, since, interrupt, again, installer, output }) = current {
-            let told = desk.report(*key, now, output.chars(), || output.last_line());
-            let end = timeout.filter(|_| interrupt.is_none()).map(|timeout| *since + timeout);
-            if let (Some(timeout), true) = (timeout, end.is_some_and(|end| end <= now)) {
+    }
+
+    /// The call that gets its output and its end.
+    fn reader(&self) -> Option<u64> {
+        self.readers.front().copied()
+    }
+
+    /// Whether its events are dropped from now on: its reader does not keep up, and the cell must be able to end.
+    fn has_lost_reader(&self, front: &Frontend) -> bool {
+        self.interrupt.is_some() && front.is_far_behind(self.reader())
+    }
+
+    /// Something to say of it before its end: a stream gets it at once, others with the answer.
+    fn note(&mut self, text: String, front: &mut Frontend) {
+        match front.events(self.reader()) {
+            Some((events, peer)) => events.send(peer, json!({ "note": format!("[mcp-py: {text}]") })),
+            None => self.output.note(text),
+        }
+    }
+
+    /// `tick` sends the signal. A second interrupt changes nothing.
+    fn interrupt(&mut self, why: String, exit: i32) {
+        let now = Instant::now();
+        let interrupt = Interrupt { why, exit, since: now, next_signal: now, child_signals: 0, is_given_up: false };
+        self.interrupt.get_or_insert(interrupt);
+    }
+
+    /// Reports progress, interrupts a cell whose time is over, and sends SIGINT when that is due (I8).
+    fn tick(&mut self, name: &str, pid: i32, now: Instant, front: &mut Frontend) -> Instant {
+        let mut next = now + IDLE_TICK;
+        for reader in &self.readers {
+            let progress = front.report_progress(*reader, now, self.output.chars(), || self.output.last_line());
+            next = next.min(progress);
+        }
+        if let (None, Some(timeout)) = (&self.interrupt, self.timeout) {
+            let end = self.since + timeout;
+            if end <= now {
                 let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
-                *interrupt = Some((why, now, EXIT_TIMEOUT));
+                self.interrupt(why, EXIT_TIMEOUT);
+            } else {
+                next = next.min(end);
             }
-            if interrupt.is_some() && again.is_none_or(|again| again <= now) {
-                // Once to the group; then to the worker alone, for its children have had theirs.
-                sys::signal(process.pid(), libc::SIGINT, again.is_none());
-                (*again, *installer) = (Some(now + INTERRUPT_AGAIN), None);
+        }
+        let Some(interrupt) = &mut self.interrupt else { return next };
+        if interrupt.next_signal <= now {
+            sys::kill(pid, libc::SIGINT);
+            interrupt.next_signal = now + INTERRUPT_AGAIN;
+            self.installer = None;
+        }
+        next = next.min(interrupt.next_signal);
+        let Some((after, signal)) = CHILD_SIGNALS.get(interrupt.child_signals) else { return next };
+        let due = interrupt.since + *after;
+        if due > now {
+            return next.min(due);
+        }
+        interrupt.child_signals += 1;
+        let name = name.to_owned();
+        let key = self.key;
+        post(move |server| server.signal_children(name, key, *signal)); // an event, for it needs the whole server
+        next
+    }
+
+    /// As list_interpreters shows what runs; None for what is no cell.
+    fn describe(&self) -> Option<Value> {
+        let seconds = (self.since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        Some(json!({"number": self.number?, "code": self.code, "seconds": seconds}))
+    }
+
+    /// Why a cell behind this one is refused, where this one did not heed its interrupt.
+    fn why_stuck(&self) -> Option<String> {
+        let interrupt = self.interrupt.as_ref().filter(|interrupt| interrupt.is_given_up)?;
+        Some(format!("not run: {} was {}, {NOT_STOPPED}", self.title, interrupt.why))
+    }
+
+    /// Notes how much of its output a reader did not get that does not keep up.
+    fn note_unsent(&mut self, files: &mut OutputFiles) {
+        let bytes = mem::take(&mut self.unsent);
+        if bytes > 0 {
+            let whole = self.output.spool(files).where_it_is_whole();
+            self.output.note(format!("{} bytes of output came too fast for their reader; {whole}", grouped(bytes)));
+        }
+    }
+
+    /// What there is to say of it while it runs.
+    fn how_it_runs(&self, now: Instant) -> String {
+        let silence = now - self.new_at;
+        let is_silent = self.output.is_empty() && silence >= PROGRESS_EVERY;
+        let silent = if is_silent { format!(", nothing new for {}", span(silence)) } else { String::new() };
+        format!("{} still runs: {}{silent}", self.title, span(now - self.since))
+    }
+}
+
+impl Worker {
+    /// Starts a Python; `ready` will tell that it runs. This may take its time.
+    fn spawn(name: &str, config: &Config) -> Result<Worker, String> {
+        let python = check_config(config)?;
+        let mut command = Command::new(&python);
+        let mut cwd = config.cwd.clone();
+        if config.python_path.is_some() {
+            command.arg("-c").arg(bootstrap());
+        } else {
+            command.args(["-I", "-S", "-c", ENVIRONMENT]).arg(saved_dir().unwrap_or_default()).arg(bootstrap());
+            command.arg(env::var_os("LC_CTYPE").unwrap_or_default()); // Python may change it before ENVIRONMENT runs
+            cwd = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|project| project.is_dir());
+        }
+        if let Some(cwd) = &cwd {
+            command.current_dir(cwd);
+        }
+        command.envs(config.env.iter().flatten());
+        command.env("MCP_PY_INTERPRETER", format!("{}:{name}", std::process::id()));
+        let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
+        let (control, workers_end) = UnixStream::pair().map_err(failed)?;
+        control.set_nonblocking(true).map_err(failed)?;
+        command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        sys::own_session(&mut command);
+        let mut child = command.spawn().map_err(failed)?;
+        let stdout = child.stdout.take().ok_or("a child without stdout")?;
+        let stderr = child.stderr.take().ok_or("a child without stderr")?;
+        sys::widen_pipe(&stdout, PIPE_BYTES);
+        Ok(Worker {
+            child,
+            control,
+            pipes: [OwnedFd::from(stdout).into(), OwnedFd::from(stderr).into()],
+            started: (Instant::now(), SystemTime::now()),
+            cwd,
+            python,
+            environment: None,
+            version: None,
+            stage: Stage::Starting,
+            outbox: Outbox::default(),
+            partial_frame: Vec::new(),
+            partial_picture: String::new(),
+            closed: [false; 2],
+            hung_up: None,
+            killed: None,
+            kill_at: None,
+            exited: None,
+        })
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Sends as much as the socket takes; the rest when there is room (I2).
+    fn send(&mut self, bytes: &[u8]) {
+        self.flush();
+        self.outbox.push(self.control.as_raw_fd(), bytes);
+    }
+
+    fn flush(&mut self) {
+        self.outbox.flush(self.control.as_raw_fd());
+    }
+
+    /// The next whole line that it has sent.
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.partial_frame.iter().position(|byte| *byte == b'\n')?;
+        let rest = self.partial_frame.split_off(end + 1);
+        Some(mem::replace(&mut self.partial_frame, rest))
+    }
+
+    /// The cell that ran; the worker is idle from now on. None, and nothing has changed, where no cell runs.
+    fn take_cell(&mut self) -> Option<RunningCell> {
+        match mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Busy(cell) => Some(cell),
+            other => {
+                self.stage = other;
+                None
             }
-            next = [told, end.filter(|end| *end > now), *again].into_iter().flatten().fold(next, Instant::min);
         }
-        if self.leave_by.is_some() {
-            let _ = process.control.shutdown(std::net::Shutdown::Write); // a second time it has no effect
+    }
+
+    /// Whether it can be handed a cell: idle, not killed, and not hung up, for a worker that dies takes its cell along.
+    fn takes_cells(&self) -> bool {
+        if !matches!(self.stage, Stage::Idle) || self.killed.is_some() || self.hung_up.is_some() {
+            return false;
         }
-        let starts_until = version.is_none().then(|| process.started.0 + start_limit());
-        let interrupted = current.as_ref().and_then(|current| current.interrupt.as_ref());
-        let ends = [
-            (self.leave_by.map(|end| if busy { now } else { end }), "it was stopped"),
-            (hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed"),
-            (interrupted.map(|(_, at, _)| *at + INTERRUPT_GRACE), "the cell did not end within 5 s of its interrupt"),
-            (starts_until, "it took too long to start (MCP_PY_START_TIMEOUT)"),
+        let mut control = [sys::watch(self.control.as_raw_fd(), libc::POLLHUP)];
+        sys::poll(&mut control, Instant::now());
+        control[0].revents & libc::POLLHUP == 0
+    }
+
+    /// What poll is to look at: control socket, stdout, stderr. While the reader of events is far behind, its cell's
+    /// output is not read, nor is the control socket amid a long result, which comes by that. An interrupted cell must
+    /// be able to end.
+    fn watch(&self, front: &Frontend) -> [libc::pollfd; 3] {
+        let waits = |cell: &RunningCell| cell.interrupt.is_none() && front.is_far_behind(cell.reader());
+        let is_paused = self.exited.is_none() && self.stage.cell().is_some_and(waits);
+        let is_amid_result = self.stage.cell().is_some_and(|cell| !cell.output.streams[RESULT].is_empty());
+        let pipe = |stream: usize| {
+            let is_watched = !self.closed[stream] && !is_paused;
+            sys::watch(if is_watched { self.pipes[stream].as_raw_fd() } else { -1 }, libc::POLLIN)
+        };
+        let is_control_watched = self.hung_up.is_none() && !(is_paused && is_amid_result);
+        let control = if is_control_watched { self.control.as_raw_fd() } else { -1 };
+        [self.outbox.watch(control, libc::POLLIN), pipe(STDOUT), pipe(STDERR)]
+    }
+
+    /// Does what is due by now; returns when to look again. `end_by` says until when it may leave by itself, and why.
+    /// Signals that are due are sent here and in the cell's tick (I8).
+    fn tick(
+        &mut self,
+        name: &str,
+        end_by: Option<(Instant, &'static str)>,
+        now: Instant,
+        front: &mut Frontend,
+    ) -> Instant {
+        let mut next = now + IDLE_TICK;
+        if let Some(exited) = self.exited {
+            return exited + GROUP_GRACE;
+        }
+        if self.killed.is_some() {
+            return self.finish_kill(now);
+        }
+        let pid = self.pid();
+        if let Some(cell) = self.stage.cell_mut() {
+            next = next.min(cell.tick(name, pid, now, front));
+        }
+        if end_by.is_some() {
+            let _ = self.control.shutdown(std::net::Shutdown::Write); // an idle worker leaves at that
+        }
+        let is_idle = matches!(self.stage, Stage::Idle);
+        let is_starting = matches!(self.stage, Stage::Starting);
+        let start_limit = || Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
+        let starts_by = if is_starting { Some(self.started.0 + start_limit()) } else { None };
+        // A startup script has no state yet that could be lost.
+        let script = self.stage.cell().filter(|cell| cell.key == STARTUP_SCRIPT);
+        let script_ends_by = script.and_then(|cell| Some(cell.interrupt.as_ref()?.since + INTERRUPT_PATIENCE));
+        let kills = [
+            (end_by.map(|(end, _)| if is_idle { end } else { now }), end_by.map_or("", |(_, why)| why)),
+            (self.hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed"),
+            (script_ends_by, "its startup script did not end when it was interrupted"),
+            (starts_by, "it took too long to start (MCP_PY_START_TIMEOUT)"),
         ];
-        for (end, why) in ends.into_iter().filter_map(|(end, why)| Some((end?, why))) {
+        for (end, why) in kills {
+            let Some(end) = end else { continue };
             next = next.min(end);
             if end <= now {
                 self.kill(why);
@@ -1501,268 +2636,41 @@ impl Interpreter {
         next
     }
 
+    /// Ends the process: SIGTERM for its group, and SIGKILL for itself where it has not exited after GROUP_GRACE.
+    /// `Server::exited` goes on.
     fn kill(&mut self, why: &'static str) {
-        self.process.iter().for_each(Process::kill_group);
-        self.talk.killed.get_or_insert(why);
-    }
-
-    /// What poll is to look at: control socket, stdout, stderr.
-    fn watch(&self) -> Option<[libc::pollfd; 3]> {
-        let (process, talk) = (self.process.as_ref()?, &self.talk);
-        let pipe =
-            |at: usize| sys::watch(if talk.closed[at] { -1 } else { process.pipes[at].as_raw_fd() }, libc::POLLIN);
-        let control = if talk.hung_up.is_some() { -1 } else { process.control.as_raw_fd() };
-        Some([talk.out.watch(control, libc::POLLIN), pipe(0), pipe(1)])
-    }
-
-    /// Poll has something. The pipes first: reading a result reads them empty, and then this would wait for more.
-    fn attend(&mut self, ready: &[libc::pollfd], desk: &mut Desk) {
-        for stream in (0..2).filter(|stream| ready[stream + 1].revents != 0) {
-            self.read_pipe(stream, PIPE_BYTES, desk);
-        }
-        if ready[0].revents != 0 {
-            self.send(&[]);
-            self.read_control(desk);
+        if self.killed.is_none() {
+            self.killed = Some(why);
+            self.kill_at = Some(Instant::now() + GROUP_GRACE);
+            sys::kill(-self.pid(), libc::SIGTERM);
         }
     }
 
-    /// Sends as much as the socket takes; the rest when there is room (I2).
-    fn send(&mut self, bytes: &[u8]) {
-        if let Some(process) = &self.process {
-            self.talk.out.flush(process.control.as_raw_fd());
-            self.talk.out.push(process.control.as_raw_fd(), bytes, None);
+    /// Sends SIGKILL where that is due; returns when to look again.
+    fn finish_kill(&mut self, now: Instant) -> Instant {
+        let Some(at) = self.kill_at else { return now + IDLE_TICK }; // its exit wakes us
+        if at > now {
+            return at;
         }
+        self.kill_at = None;
+        sys::kill(self.pid(), libc::SIGKILL);
+        now + IDLE_TICK
     }
 
-    fn read_control(&mut self, desk: &mut Desk) {
-        let (Some(process), talk) = (&mut self.process, &mut self.talk) else { return };
-        match process.control.read(&mut desk.buffer) {
-            Ok(count @ 1..) => talk.frame.extend_from_slice(&desk.buffer[..count]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Ok(_) | Err(_) => talk.hung_up = talk.hung_up.or(Some(Instant::now())),
-        }
-        let mut good = talk.frame.len() <= FRAME_BYTES_MAX;
-        while let (true, Some(end)) = (good, self.talk.frame.iter().position(|byte| *byte == b'\n')) {
-            let rest = self.talk.frame.split_off(end + 1);
-            let line = mem::replace(&mut self.talk.frame, rest);
-            good = serde_json::from_slice(&line).is_ok_and(|frame| self.take_frame(&frame, desk));
-        }
-        if !good {
-            self.kill("its control socket carried what no worker sends");
-        }
-    }
-
-    /// False for a frame that our worker never sends.
-    fn take_frame(&mut self, frame: &Value, desk: &mut Desk) -> bool {
-        let text = |name: &str| frame[name].as_str().map(str::to_owned);
-        match frame["op"].as_str() {
-            Some("ready") if self.talk.version.is_none() => {
-                (self.talk.version, self.suspect) = (text("version").or(Some(String::new())), false);
-                let config = self.config.as_ref();
-                match config.and_then(|config| config.get("startup_script")).filter(|script| script.is_string()) {
-                    Some(script) => self.begin(STARTUP, &json!({"op": "startup", "code": script}), limit_of(None)),
-                    None => self.talk.up = true,
-                }
-            }
-            Some("part") => self.take_result(&text("text").unwrap_or_default(), false, desk),
-            Some("image") => {
-                if self.talk.picture.len() <= PICTURE_BYTES_MAX {
-                    self.talk.picture += frame["data"].as_str().unwrap_or_default();
-                }
-                if frame["more"] != true {
-                    self.read_what_is_there(desk); // the notes come behind what was printed before
-                    self.take_picture(desk);
-                }
-            }
-            Some("install") => {
-                let name = text("name").unwrap_or_default();
-                if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-                    return false; // an installer may take it for an option
-                }
-                self.read_what_is_there(desk);
-                self.install(frame["number"].clone(), name, desk);
-            }
-            Some("done") => return self.cell_ended(text("result"), text("error"), frame, desk),
-            _ => return false,
-        }
-        self.next(desk);
-        true
-    }
-
-    fn cell_ended(&mut self, result: Option<String>, error: Option<String>, frame: &Value, desk: &mut Desk) -> bool {
-        // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
-        self.read_what_is_there(desk);
-        self.take_result(&result.unwrap_or_default(), true, desk);
-        let Some(Current { key, interrupt, output, .. }) = self.talk.current.take() else { return false };
-        let notes = frame["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
-        let notes = notes.chain(frame["missing"].as_str().map(|module| self.by_hand(module)));
-        let (exit, interrupted) = match interrupt {
-            Some((why, _, exit)) => (exit, Some(why + "; the variables are kept")),
-            None => (frame["exit"].as_i64().unwrap_or(1) as i32, None),
-        };
-        let ending = Ending { error, exit, notes: notes.chain(interrupted).collect() };
-        self.talk.picture.clear();
-        if key == STARTUP && (exit != 0 || ending.error.is_some()) {
-            self.talk.script = ending;
-            self.kill("its startup script failed");
-            return true;
-        }
-        self.talk.up = true;
-        self.next(desk); // first: it runs while we write
-        if key != STARTUP {
-            self.answer(key, output, ending, desk);
-        }
-        true
-    }
-
-    /// Gives a cell its answer, with what there is to say of the time before it. False: nobody wanted it any more, so
-    /// the next answer has to say that.
-    fn answer(&mut self, key: u64, mut output: Output, ending: Ending, desk: &mut Desk) -> bool {
-        let door = desk.door(key);
-        let mut notes = self.notices[door].clone();
-        notes.extend(self.between.as_note(&mut desk.files));
-        let delivered = desk.conclude(key, &mut output, ending, notes);
-        if delivered {
-            (self.notices[door], self.between) = Default::default();
-        }
-        delivered
-    }
-
-    /// Something to say in the next answer by each of the two doors (I5): who comes by one may not know of the other.
-    fn notice(&mut self, text: String) {
-        for notices in &mut self.notices {
-            notices.drain(..(notices.len() + 1).saturating_sub(NOTICES_MAX));
-            notices.push(text.clone());
-        }
-    }
-
-    /// A result, or a piece of one that is long: that is sent on at once, for only its ends are kept.
-    fn take_result(&mut self, text: &str, whole: bool, desk: &mut Desk) {
-        let Some(Current { key, output, .. }) = &mut self.talk.current else { return };
-        let short = whole && output.streams[RESULT].chars == 0 && text.len() <= HEAD_BYTES;
-        output.take(RESULT, text.as_bytes(), &mut desk.files);
-        if !short {
-            output.sent_result = true;
-            desk.stream(*key, 0, mem::take(&mut output.lead).as_bytes());
-            desk.stream(*key, RESULT, text.as_bytes());
-        }
-    }
-
-    /// Reads once from a pipe, up to `limit` bytes, into the output that they belong to; 0 at the pipe's end.
-    fn read_pipe(&mut self, stream: usize, limit: usize, desk: &mut Desk) -> usize {
-        let Some(process) = &mut self.process else { return 0 };
-        let mut buffer = mem::take(&mut desk.buffer);
-        let count = process.pipes[stream].read(&mut buffer[..limit.min(PIPE_BYTES)]).unwrap_or(0);
-        self.talk.closed[stream] = count == 0;
-        match &mut self.talk.current {
-            Some(current) if self.talk.up => {
-                current.output.take(stream, &buffer[..count], &mut desk.files);
-                desk.stream(current.key, stream, &buffer[..count]);
-            }
-            _ => self.between.take(stream, &buffer[..count], &mut desk.files),
-        }
-        desk.buffer = buffer;
-        count
-    }
-
-    /// Reads what the pipes hold now, and no more: another process may go on writing.
-    fn read_what_is_there(&mut self, desk: &mut Desk) {
-        for stream in 0..2 {
-            let pipe = self.process.as_ref().map(|process| &process.pipes[stream]);
-            let mut left = pipe.map_or(0, sys::bytes_readable);
-            while left > 0 {
-                let count = self.read_pipe(stream, left, desk);
-                left = if count == 0 { 0 } else { left - count };
-            }
-        }
-    }
-
-    /// After the exit: its last words are read, it is reaped, and everyone concerned is told (I5).
-    fn bury(&mut self, desk: &mut Desk) {
-        (0..FRAME_BYTES_MAX / PIPE_BYTES).for_each(|_| self.read_control(desk)); // a result it sent just before counts
-        self.process.iter().for_each(Process::kill_group);
-        self.read_what_is_there(desk);
-        let (Some(mut process), talk) = (self.process.take(), mem::take(&mut self.talk)) else { return };
-        let (cause, name) = (process.bury(talk.killed), &self.name);
-        let failed = process.env.is_some() && talk.version.is_none() && talk.killed.is_none();
-        if failed && !mem::replace(&mut self.suspect, true) {
-            self.between = Output::default();
-            return; // the caller starts another, which looks at the environment first
-        }
-        if !talk.up {
-            // For those who wait there is nothing to run on.
-            let printed = mem::take(&mut self.between).tell(talk.script, Vec::new(), false, &mut desk.files).text();
-            let why = format!("interpreter '{name}' did not start: it {cause}\n{printed}");
-            return self.fail_waiting(why.trim_end(), desk);
-        }
-        let died = format!("interpreter '{name}' {cause}; its variables are gone");
-        let Some(Current { key, interrupt, output, .. }) = talk.current else {
-            if self.leave_by.is_none() {
-                self.notice(format!("before this cell, {died}; this is a new process"));
-            }
-            return;
-        };
-        let (exit, note) = match interrupt {
-            Some((why, _, EXIT_TIMEOUT)) => (EXIT_TIMEOUT, format!("{why}; {died}")),
-            Some((why, ..)) => (EXIT_DIED, format!("{why}; {died}")),
-            None => (EXIT_DIED, died.clone()),
-        };
-        let ending = Ending { error: None, exit, notes: vec![note] };
-        let (door, told) = (desk.door(key), self.answer(key, output, ending, desk));
-        self.notice(format!("before this cell, {died}; this is a new process"));
-        if told {
-            self.notices[door].clear(); // it knows by now
-        }
-    }
-}
-
-impl Process {
-    /// May take its time.
-    fn spawn(name: &str, config: &Object, suspect: bool, leash: Option<&Leash>) -> Result<Process, String> {
-        let base = check_config(config)?;
-        let private = match text(config, "python_path") {
-            None => environment(&base, text(config, "cwd"), suspect, leash).map(Some),
-            Some(_) => Ok(None),
-        };
-        static SAID: OnceLock<()> = OnceLock::new();
-        let (python, env, said) = match private {
-            Ok(Some((env, said))) => (env.join("bin/python"), Some(env), said),
-            Ok(None) => (base, None, None),
-            Err(why) => (base, None, SAID.set(()).ok().map(|()| format!("missing packages can't be installed: {why}"))),
-        };
-        let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
-        let (control, workers_end) = UnixStream::pair().map_err(failed)?;
-        control.set_nonblocking(true).map_err(failed)?;
-        let given = config.get("env").and_then(Value::as_object).into_iter().flatten();
-        let mut command = Command::new(&python);
-        command.arg("-c").arg(bootstrap()).envs(given.filter_map(|(name, value)| Some((name, value.as_str()?))));
-        command.env("MCP_PY_INTERPRETER", format!("{}:{name}", std::process::id()));
-        command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        text(config, "cwd").into_iter().for_each(|cwd| _ = command.current_dir(cwd));
-        sys::own_session(&mut command);
-        let mut child = match command.spawn() {
-            // Like one that dies at its start: it is looked at first, and once.
-            Err(_) if env.is_some() && !suspect => return Process::spawn(name, config, true, leash),
-            spawned => spawned.map_err(failed)?,
-        };
-        let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { return Err("no pipes".into()) };
-        sys::widen_pipe(&out, PIPE_BYTES);
-        let pipes = [OwnedFd::from(out).into(), OwnedFd::from(err).into()];
-        Ok(Process { child, control, pipes, started: (Instant::now(), SystemTime::now()), python, env, said })
-    }
-
-    fn pid(&self) -> i32 {
-        self.child.id() as i32
+    /// Whether the process has exited, and others of its group have ended or had their time: those that free shared
+    /// memory for multiprocessing and joblib do so when they see it gone. All that hold its pipes count.
+    fn group_has_ended(&self, now: Instant) -> bool {
+        self.exited.is_some_and(|exited| self.closed == [true; 2] || exited + GROUP_GRACE <= now)
     }
 
     fn kill_group(&self) {
-        sys::signal(self.pid(), libc::SIGKILL, true);
+        sys::kill(-self.pid(), libc::SIGKILL);
     }
 
-    /// Kills the group while its leader still holds the name, then reaps the leader (I8). Returns how it ended.
-    fn bury(&mut self, killed: Option<&str>) -> String {
+    /// Kills the group while its leader still holds the number, then reaps the leader (I8). Returns how it ended.
+    fn reap(&mut self) -> String {
         self.kill_group();
-        match (killed, self.child.wait()) {
+        match (self.killed, self.child.wait()) {
             (Some(why), _) => format!("was killed: {why}"),
             (None, Ok(status)) => describe_exit(status),
             (None, Err(error)) => format!("ended; how is not known: {error}"),
@@ -1779,8 +2687,9 @@ fn bootstrap() -> String {
          sys.version_info < (3, 8) and sys.exit('mcp-py needs Python 3.8 or newer, not ' + sys.version.split()[0]); \
          import io, builtins; exec(compile(io.BufferedReader(io.FileIO(0, closefd=False), 1).read({}), \
          '<mcp-py worker>', 'exec'), {{'__name__': 'mcp_py_worker', '__builtins__': dict(vars(builtins)), \
-         'LAUNCH_PATH': path}})",
-        WORKER.len()
+         'LAUNCH_PATH': path, 'ON_MACOS': {}}})",
+        WORKER.len(),
+        if IS_MACOS { "True" } else { "False" }
     )
 }
 
@@ -1788,26 +2697,432 @@ fn describe_exit(status: ExitStatus) -> String {
     let Some(number) = status.signal() else {
         return format!("exited with code {}", status.code().unwrap_or_default());
     };
-    let told = status.to_string(); // signal: 9 (SIGKILL)
-    let name = told.split(['(', ')']).find(|word| word.starts_with("SIG"));
+    let words = status.to_string(); // signal: 9 (SIGKILL)
+    let name = words.split(['(', ')']).find(|word| word.starts_with("SIG"));
     let name = name.map_or_else(|| format!("signal {number}"), str::to_owned);
     let hint = if number == libc::SIGKILL { " (by hand, or by the kernel for lack of memory)" } else { "" };
     format!("was killed by {name}{hint}")
 }
 
-// ── 7. Output and its files ──────────────────────────────────────────────────────────────────────────────────────────
+/// A message from a worker (worker.py has the protocol).
+enum Frame {
+    Ready { version: String, environment: Option<PathBuf>, note: Option<String> },
+    Part(String),
+    Image { data: String, more: bool },
+    Install { number: u64, name: String },
+    Done(Done),
+}
 
-const RESULT: usize = 2; // the stream after stdout and stderr: the result's repr
+/// How a cell ended, as its worker tells.
+struct Done {
+    result: String, // its last part
+    end: CellEnd,
+    missing: Option<String>, // a module that was not found, and for which no `install` was sent
+}
 
-/// What a cell printed: its ends in memory, the whole in a file once it is longer than an answer can be.
+impl Frame {
+    /// None for what no worker sends.
+    fn parse(line: &[u8]) -> Option<Frame> {
+        let frame: Object = serde_json::from_slice(line).ok()?;
+        let owned = |name: &str| text(&frame, name).map(str::to_owned);
+        Some(match text(&frame, "op")? {
+            "ready" => Frame::Ready {
+                version: owned("version")?,
+                environment: owned("environment").map(PathBuf::from),
+                note: owned("note"),
+            },
+            "part" => Frame::Part(owned("text")?),
+            "image" => Frame::Image { data: owned("data")?, more: flag(&frame, "more") },
+            "install" => Frame::Install { number: frame.get("number")?.as_u64()?, name: owned("name")? },
+            "done" => {
+                let notes = frame.get("notes").and_then(Value::as_array).into_iter().flatten();
+                let end = CellEnd {
+                    error: owned("error"),
+                    exit: frame.get("exit").and_then(Value::as_i64).unwrap_or(1) as i32,
+                    notes: notes.filter_map(Value::as_str).map(str::to_owned).collect(),
+                };
+                Frame::Done(Done { result: owned("result").unwrap_or_default(), end, missing: owned("missing") })
+            }
+            _ => return None,
+        })
+    }
+}
+
+// ── 7. Cells and the calls that wait for them ────────────────────────────────────────────────────────────────────────
+//
+// A call may end before its cell: when its time is over, or when its cell does not heed an interrupt. The cell then
+// goes on unattended, until a call of `wait` becomes its reader. Its output is kept for whoever is told next.
+
+/// What makes the name of a tool the client's option of that name, for who came by the bridge.
+fn dashes(door: usize) -> &'static str {
+    ["", "--"][door]
+}
+
+/// A cell that ended when no call waited for it.
+struct EndedCell {
+    title: String, // `cell 12 ended after 4 min 2 s`
+    output: Output,
+    end: CellEnd,
+    notice: Option<String>, // where its process died: for its own door, if the other one is told of this end
+}
+
+impl EndedCell {
+    /// As a note of an answer that is another cell's.
+    fn into_note(mut self, files: &mut OutputFiles) -> String {
+        let printed = self.output.as_note(&self.title, true, files);
+        let mut parts = vec![printed.unwrap_or(self.title)];
+        parts.extend(self.end.notes);
+        parts.extend(self.end.error);
+        parts.join("\n")
+    }
+}
+
+impl Interpreter {
+    /// Gives a call its answer, with what there is to say of the time before it.
+    fn answer_with_notes(&mut self, key: u64, mut output: Output, end: CellEnd, front: &mut Frontend) {
+        let door = front.door(key);
+        if let Some(mut ended) = self.unattended[door].take() {
+            output.pictures.splice(0..0, mem::take(&mut ended.output.pictures));
+            output.ahead = Some(ended.into_note(&mut front.files));
+        }
+        output.notes.splice(0..0, self.take_untold(door, &mut front.files));
+        front.answer_cell(key, &mut output, end);
+    }
+
+    /// What the next answer by a door has to tell (I4, I5).
+    fn take_untold(&mut self, door: usize, files: &mut OutputFiles) -> Vec<String> {
+        let mut notes = mem::take(&mut self.notices[door]);
+        notes.extend(self.unattended[door].take().map(|ended| ended.into_note(files)));
+        notes.extend(mem::take(&mut self.between).as_note(BETWEEN_CELLS, false, files));
+        notes
+    }
+
+    fn answer_note(&mut self, key: u64, note: String, front: &mut Frontend) {
+        let end = CellEnd { notes: vec![note], ..CellEnd::default() };
+        self.answer_with_notes(key, Output::default(), end, front);
+    }
+
+    fn restart_notice(&self) -> String {
+        format!("before this cell, interpreter '{}' was restarted; its variables are gone", self.name)
+    }
+
+    fn answer_restarted(&mut self, key: u64, front: &mut Frontend) {
+        let notice = self.restart_notice();
+        self.notices[front.door(key)].retain(|other| *other != notice);
+        let text = format!("Interpreter '{}' restarted: its variables are gone", self.name);
+        let mut output = Output::default();
+        output.take(RESULT, text.as_bytes(), &mut front.files);
+        self.answer_with_notes(key, output, CellEnd::default(), front);
+    }
+
+    /// Tells the end of a cell: to the first call that waits for it, or later where there is none.
+    fn tell_end(&mut self, mut cell: RunningCell, mut end: CellEnd, front: &mut Frontend) {
+        let took = cell.since.elapsed();
+        if cell.number.is_some() {
+            // The text of such an error has no traceback.
+            let was_compiled = !end.error.as_ref().is_some_and(|error| error.starts_with("  File \"<cell "));
+            front.files.record_end(&cell.title, &self.name, &end.in_history(took), was_compiled);
+        }
+        let exit = end.exit;
+        let given = if cell.is_cancelled { "" } else { ", its answer was given" };
+        self.last = Some((cell.title.clone(), Instant::now(), given));
+        cell.note_unsent(&mut front.files);
+        let title = || format!("{} ended after {}", cell.title, span(took));
+        let mut readers = cell.readers.into_iter();
+        if let Some(key) = readers.next() {
+            if key != cell.key {
+                end.notes.push(title());
+            }
+            self.answer_with_notes(key, cell.output, end, front);
+        } else if cell.is_cancelled {
+            let title = format!("{} was cancelled; its output", cell.title);
+            if let Some(note) = cell.output.as_note(&title, true, &mut front.files) {
+                self.notice_at(cell.door, note);
+            }
+        } else {
+            let ended = EndedCell { title: title(), output: cell.output, end, notice: None };
+            if let Some(earlier) = self.unattended[cell.door].replace(ended) {
+                self.notice_at(cell.door, earlier.into_note(&mut front.files));
+            }
+        }
+        for key in readers {
+            let note = format!("{}; its answer went to another call", title());
+            let exit = if front.door(key) == 1 { exit } else { 0 }; // `mcp-py-client --wait` ends with it
+            self.answer_with_notes(key, Output::default(), CellEnd { exit, notes: vec![note], error: None }, front);
+        }
+    }
+
+    /// A call of `wait` or `interrupt`: it becomes a reader of what runs, unless there is something to tell already.
+    fn follow(&mut self, key: u64, interrupts: bool, front: &mut Frontend) {
+        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
+        let is_interrupted = interrupts && self.interrupt_running();
+        if !is_interrupted {
+            let door = front.door(key);
+            let own = self.unattended[door].take();
+            let is_own = own.is_some();
+            let ended = own.or_else(|| self.unattended[1 - door].take());
+            if let Some(EndedCell { title, mut output, mut end, notice }) = ended {
+                if let (false, Some(notice)) = (is_own, notice) {
+                    self.notice_at(1 - door, notice);
+                }
+                end.notes.push(title);
+                front.send_backlog(Some(key), &mut output);
+                return self.answer_with_notes(key, output, end, front);
+            }
+        }
+        let Some(cell) = self.running_mut() else {
+            return self.answer_note(key, self.why_nothing_runs(), front);
+        };
+        cell.readers.push_back(key);
+        let is_stuck = cell.why_stuck().is_some();
+        if cell.readers.len() == 1 {
+            self.send_backlog_to_reader(front);
+        }
+        if is_interrupted && is_stuck {
+            self.answer_not_stopped(key, front);
+        }
+    }
+
+    /// Interrupts what runs, be it the startup script. False where nothing does.
+    fn interrupt_running(&mut self) -> bool {
+        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return false };
+        cell.interrupt("interrupted".into(), EXIT_INTERRUPTED);
+        true
+    }
+
+    fn why_nothing_runs(&self) -> String {
+        let starts = self.worker().is_some_and(|worker| !matches!(worker.stage, Stage::Idle));
+        match &self.last {
+            _ if starts => "the interpreter is starting".into(),
+            Some((title, at, given)) => format!("nothing runs; {title} ended {} ago{given}", span(at.elapsed())),
+            None => "nothing runs".into(),
+        }
+    }
+
+    /// Where there is a new reader, and it is a stream, it is sent what was kept.
+    fn send_backlog_to_reader(&mut self, front: &mut Frontend) {
+        if let Some(cell) = self.running_mut() {
+            front.send_backlog(cell.reader(), &mut cell.output);
+        }
+    }
+
+    /// A call is over, for nobody wants its answer. Its own cell is interrupted, or leaves the queue.
+    fn lose_call(&mut self, key: u64, is_stream: bool, front: &mut Frontend) {
+        if let Some(place) = self.waiting.iter().position(|cell| cell.key == key) {
+            self.waiting.remove(place);
+            front.cells_waiting -= 1;
+        }
+        let Some(cell) = self.running_mut() else { return };
+        let Some(place) = cell.readers.iter().position(|reader| *reader == key) else { return };
+        cell.readers.remove(place);
+        if key == cell.key {
+            cell.is_cancelled = true;
+            cell.interrupt("interrupted".into(), EXIT_INTERRUPTED);
+        }
+        if place == 0 {
+            if is_stream {
+                cell.output.take_part(&mut front.files); // it was sent all of that
+            }
+            self.send_backlog_to_reader(front);
+        }
+    }
+
+    /// Answers the calls whose time is over though their cells are not; returns when to look again. Where no cell runs,
+    /// those that wait do so for the process to start, which has a limit of its own. The startup script belongs to the
+    /// start, for as long as that may take.
+    fn answer_late(&mut self, now: Instant, front: &mut Frontend) -> Instant {
+        let mut next = now + IDLE_TICK;
+        let Some(cell) = self.worker().and_then(|worker| worker.stage.cell()) else { return next };
+        let is_script = cell.key == STARTUP_SCRIPT; // which Worker::tick ends
+        let least = if is_script { Duration::from_secs_f64(START_LIMIT_DEFAULT) } else { Duration::ZERO };
+        let waiting = self.waiting.iter().map(|cell| (cell.key, cell.queued + least));
+        let mut late = Vec::new();
+        for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
+            match front.answer_by(key).map(|by| by.max(from)) {
+                Some(by) if by <= now => late.push(key),
+                Some(by) => next = next.min(by),
+                None => {}
+            }
+        }
+        let interrupt = cell.interrupt.as_ref().filter(|interrupt| !interrupt.is_given_up && !is_script);
+        let give_up_at = interrupt.map(|interrupt| interrupt.since + INTERRUPT_PATIENCE);
+        for key in late {
+            self.answer_unfinished(key, now, front);
+        }
+        match give_up_at {
+            Some(at) if at <= now => self.give_up(front),
+            Some(at) => next = next.min(at),
+            None => {}
+        }
+        next
+    }
+
+    /// Answers a call whose time is over: with what is new of its cell, which goes on, or that its cell was not run.
+    fn answer_unfinished(&mut self, key: u64, now: Instant, front: &mut Frontend) {
+        self.read_what_is_there(front);
+        let Some(cell) = self.worker().and_then(|worker| worker.stage.cell()) else { return };
+        let title = &cell.title;
+        let runs_for = span(now - cell.since);
+        if let Some(place) = self.waiting.iter().position(|cell| cell.key == key) {
+            let code = if cell.code.is_empty() { String::new() } else { format!(" ({})", cell.code) };
+            let is_restart = matches!(self.waiting[place].request, Request::Restarted);
+            let what = if is_restart { "restarted, but not ready yet" } else { "not run" };
+            let dashes = dashes(front.door(key));
+            let why = format!(
+                "{what}: {title}{code} has been running for {runs_for}. {dashes}wait follows it, {dashes}interrupt \
+                 stops it, and another interpreter runs cells beside it"
+            );
+            self.waiting.remove(place);
+            front.cells_waiting -= 1;
+            return front.fail(key, &why);
+        }
+        let is_first = cell.reader() == Some(key);
+        let note = if key == cell.key {
+            let dashes = dashes(cell.door);
+            format!(
+                "{title} still runs after {runs_for} and goes on by itself; {dashes}wait shows the rest, \
+                 {dashes}interrupt stops it"
+            )
+        } else if is_first {
+            cell.how_it_runs(now)
+        } else {
+            format!("{title} still runs: {runs_for}; its output goes to another call")
+        };
+        self.answer_reader(key, CellEnd { notes: vec![note], ..CellEnd::default() }, front);
+    }
+
+    /// Answers a reader of a cell that goes on. The first one gets what is new.
+    fn answer_reader(&mut self, key: u64, end: CellEnd, front: &mut Frontend) {
+        let Some(cell) = self.running_mut() else { return };
+        let mut output = Output::default();
+        let is_first = cell.reader() == Some(key);
+        if is_first {
+            cell.note_unsent(&mut front.files);
+            output = cell.output.take_part(&mut front.files);
+            if let Some((events, _)) = front.events(Some(key)) {
+                events.partial = Default::default(); // it is kept for the next reader
+            }
+        }
+        cell.readers.retain(|reader| *reader != key);
+        self.answer_with_notes(key, output, end, front);
+        if is_first {
+            self.send_backlog_to_reader(front);
+        }
+    }
+
+    /// The cell has not heeded its interrupt: who waits for it is told, and who waits behind it is refused.
+    fn give_up(&mut self, front: &mut Frontend) {
+        self.read_what_is_there(front);
+        let Some(cell) = self.running_mut() else { return };
+        let Some(interrupt) = &mut cell.interrupt else { return };
+        interrupt.is_given_up = true;
+        let refusal = cell.why_stuck().unwrap_or_default();
+        for key in cell.readers.clone() {
+            self.answer_not_stopped(key, front);
+        }
+        self.fail_waiting(&refusal, front);
+    }
+
+    /// Answers a reader that the cell was interrupted, but goes on.
+    fn answer_not_stopped(&mut self, key: u64, front: &mut Frontend) {
+        let Some(interrupt) = self.running().and_then(|(_, cell)| cell.interrupt.as_ref()) else { return };
+        let note = format!("{}, {NOT_STOPPED}", interrupt.why);
+        let end = CellEnd { exit: interrupt.exit, notes: vec![note], ..CellEnd::default() };
+        self.answer_reader(key, end, front);
+    }
+
+    /// Tells the calls whose cells wait what they wait for; returns when to look again.
+    fn tell_who_waits(&mut self, now: Instant, front: &mut Frontend) -> Instant {
+        let mut next = now + IDLE_TICK;
+        if self.waiting.is_empty() {
+            return next;
+        }
+        let what = match self.worker().and_then(|worker| worker.stage.cell()) {
+            Some(cell) => format!("waiting for its turn: {} runs, for {} so far", cell.title, span(now - cell.since)),
+            None => "waiting for its turn: the interpreter is starting".into(),
+        };
+        for cell in &mut self.waiting {
+            next = next.min(front.report_progress(cell.key, now, 0, || what.clone()));
+            let noted_at = cell.queued + TURN_NOTED_AFTER;
+            if cell.is_noted {
+                continue;
+            }
+            if noted_at > now {
+                next = next.min(noted_at);
+                continue;
+            }
+            cell.is_noted = true;
+            if let Some((events, peer)) = front.events(Some(cell.key)) {
+                events.send(peer, json!({ "note": format!("[mcp-py: {what}]") }));
+            }
+        }
+        next
+    }
+
+    /// Ends the process, whatever it runs; the call is answered when a new one is up.
+    fn restart(&mut self, key: u64, front: &mut Frontend) {
+        if front.closing {
+            return front.fail(key, "the server is ending");
+        }
+        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
+        let is_restart = |cell: &Cell| matches!(cell.request, Request::Restarted);
+        let (restarts, others) = mem::take(&mut self.waiting).into_iter().partition(is_restart);
+        self.waiting = others;
+        self.fail_waiting("not run: the interpreter was restarted before its turn came", front);
+        self.waiting = restarts;
+        if self.is_up() && self.end_by.is_none() {
+            self.notice(self.restart_notice()); // its own door too, for the call may be cancelled before its answer
+        }
+        if self.worker().is_some() {
+            self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
+        }
+        front.cells_waiting += 1;
+        self.waiting.push_back(Cell::new(key, Request::Restarted, None));
+        self.start_next(front);
+    }
+}
+
+// ── 8. Output and its files ──────────────────────────────────────────────────────────────────────────────────────────
+
+/// The streams of a cell. The result's repr counts as one.
+const STDOUT: usize = 0;
+const STDERR: usize = 1;
+const RESULT: usize = 2;
+const BETWEEN_CELLS: &str = "output from between the cells";
+
+/// What a cell printed: its two ends in memory, the whole in a file once it is longer than an answer can be.
 #[derive(Default)]
 struct Output {
-    streams: [Ends; 3], // stdout, stderr, result
-    log: Vec<u8>,       // everything in the order of arrival, until there is a file
+    streams: [HeadAndTail; 3], // stdout, stderr, result
+    ahead: Option<String>,     // a note about an earlier cell
+    notes: Vec<String>,        // what was installed, what was drawn
+    pictures: Vec<Picture>,
+    log: Vec<u8>, // everything in the order of arrival, until there is a file
     spool: Option<Spool>,
-    last: (usize, bool), // the stream that was written last, and whether it ended within a line
-    lead: &'static str,  // what stdout needs before the result
-    sent_result: bool,   // it is long, and went out to a stream as it came
+    last: usize,            // the stream that was written last
+    ends_within_line: bool, // that stream's last byte was no newline
+    has_hint: bool,         // SPAWN_HINT has been given
+}
+
+/// How a cell ended, beside its output.
+#[derive(Default)]
+struct CellEnd {
+    error: Option<String>,
+    exit: i32, // not 0 is an error too
+    notes: Vec<String>,
+}
+
+impl CellEnd {
+    /// How the cell ended, for the history: one line.
+    fn in_history(&self, took: Duration) -> String {
+        if self.exit == 0 && self.error.is_none() {
+            return format!("ended after {}", span(took));
+        }
+        let why = self.error.as_ref().or(self.notes.last()).and_then(|text| text.lines().last()).unwrap_or_default();
+        format!("failed after {}: {}", span(took), truncate_middle(why, PROGRESS_MESSAGE_CHARS))
+    }
 }
 
 /// A file of output.
@@ -1818,27 +3133,42 @@ struct Spool {
     trouble: Option<String>, // what to say of it besides its path
 }
 
-/// A stream without its middle.
+/// What came on one of the three, without its middle.
 #[derive(Default)]
-struct Ends {
+struct HeadAndTail {
     kept: Vec<u8>, // the first HEAD_BYTES and at least the last TAIL_BYTES
     chars: u64,    // Unicode scalar values of the whole
+    has_gap: bool, // between the two
 }
 
-impl Ends {
+impl HeadAndTail {
     fn take(&mut self, bytes: &[u8]) {
-        // All bytes but the continuation bytes of UTF-8; chunks short enough for a u8 count make this run on vectors.
-        let count = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(byte & 0xc0 != 0x80)).sum::<u8>();
-        self.chars += bytes.chunks(128).map(|chunk| u64::from(count(chunk))).sum::<u64>();
+        let is_continuation = |byte: u8| byte & 0xc0 == 0x80; // the second byte of a character in UTF-8, or a later one
+        self.chars += bytes.iter().filter(|byte| !is_continuation(**byte)).count() as u64;
         self.kept.extend_from_slice(bytes);
         if self.kept.len() > HEAD_BYTES + 4 * TAIL_BYTES {
             self.kept.drain(HEAD_BYTES..self.kept.len() - TAIL_BYTES);
+            self.has_gap = true;
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Takes out the bytes at the end that begin a character which is not complete.
+    fn split_cut_character(&mut self) -> Vec<u8> {
+        let cut = self.kept.split_off(self.kept.len() - cut_character(&self.kept));
+        self.chars -= u64::from(!cut.is_empty());
+        cut
     }
 
     /// What is kept, without its last newline.
     fn text(&self) -> Option<String> {
-        (!self.kept.is_empty()).then(|| escaped(self.kept.strip_suffix(b"\n").unwrap_or(&self.kept)))
+        if self.is_empty() {
+            return None;
+        }
+        Some(escaped(self.kept.strip_suffix(b"\n").unwrap_or(&self.kept)))
     }
 }
 
@@ -1849,34 +3179,47 @@ fn escaped(bytes: &[u8]) -> String {
 
 /// How many bytes at the end begin a character that is not complete.
 fn cut_character(bytes: &[u8]) -> usize {
-    let is_begun = |end: &[u8]| {
-        let error = std::str::from_utf8(end).err();
-        error.is_some_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
-    };
-    (1..=bytes.len().min(3)).find(|count| is_begun(&bytes[bytes.len() - count..])).unwrap_or(0)
+    for count in 1..=bytes.len().min(3) {
+        if let Err(error) = std::str::from_utf8(&bytes[bytes.len() - count..]) {
+            if error.valid_up_to() == 0 && error.error_len().is_none() {
+                return count;
+            }
+        }
+    }
+    0
 }
 
 /// `text` itself, or its two ends and between them how much is left out.
-fn keep_ends(text: &str, chars_max: usize) -> String {
-    match text.chars().count() {
-        chars if chars <= chars_max => text.to_owned(),
-        chars => cut_middle(text, chars_max / 2, chars as u64),
+fn truncate_middle(text: &str, chars_max: usize) -> String {
+    let chars = text.chars().count();
+    if chars <= chars_max {
+        text.to_owned()
+    } else {
+        join_ends(text, chars_max / 2, chars as u64)
     }
 }
 
 /// Two ends of `text`, which has `chars` characters, or had them before its middle was dropped.
-fn cut_middle(text: &str, end: usize, chars: u64) -> String {
+fn join_ends(text: &str, end: usize, chars: u64) -> String {
     let left_out = grouped(chars.saturating_sub(2 * end as u64));
     format!("{} … {left_out} characters left out … {}", first_chars(text, end), last_chars(text, end))
 }
 
 fn first_chars(text: &str, count: usize) -> &str {
-    text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
+    match text.char_indices().nth(count) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
 }
 
 fn last_chars(text: &str, count: usize) -> &str {
-    let last = |before: usize| text.char_indices().rev().nth(before).map_or(text, |(start, _)| &text[start..]);
-    count.checked_sub(1).map_or("", last)
+    if count == 0 {
+        return "";
+    }
+    match text.char_indices().rev().nth(count - 1) {
+        Some((start, _)) => &text[start..],
+        None => text,
+    }
 }
 
 /// A number with commas between groups of three digits.
@@ -1888,15 +3231,12 @@ fn grouped(number: u64) -> String {
 impl Output {
     fn take(&mut self, stream: usize, bytes: &[u8], files: &mut OutputFiles) {
         let Some(last_byte) = bytes.last() else { return };
-        if stream == RESULT && self.last.0 != RESULT {
-            let within_line = self.streams[0].kept.last().is_some_and(|byte| *byte != b'\n');
-            self.lead = if within_line { "\n" } else { "" };
-            if self.last.1 {
-                self.take(self.last.0, b"\n", files); // in the answer the result has lines of its own, in the file too
-            }
+        if stream == RESULT && self.last != RESULT && self.ends_within_line {
+            self.take(self.last, b"\n", files); // the result has lines of its own, in the file as in the answer
         }
         self.streams[stream].take(bytes);
-        self.last = (stream, *last_byte != b'\n');
+        self.last = stream;
+        self.ends_within_line = *last_byte != b'\n';
         match &mut self.spool {
             Some(spool) => spool.write(bytes, files),
             None => self.log.extend_from_slice(bytes),
@@ -1906,94 +3246,146 @@ impl Output {
         }
     }
 
+    /// Whether its stderr has now, for the first time, what needs SPAWN_HINT.
+    fn needs_hint(&mut self) -> bool {
+        if self.has_hint {
+            return false;
+        }
+        let kept = &self.streams[STDERR].kept;
+        let end = &kept[kept.len().saturating_sub(NOTE_CHARS_MAX)..];
+        self.has_hint = is_spawn_error(&String::from_utf8_lossy(end));
+        self.has_hint
+    }
+
     fn chars(&self) -> u64 {
         self.streams.iter().map(|stream| stream.chars).sum()
     }
 
-    /// The file, now if not before, where the log moves to then.
+    fn is_empty(&self) -> bool {
+        self.streams.iter().all(HeadAndTail::is_empty) && self.notes.is_empty()
+    }
+
+    fn note(&mut self, text: String) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push(text);
+        } else if self.notes.len() == NOTES_MAX {
+            self.notes.push("further notes are left out".into());
+        }
+    }
+
+    /// Whether the middle of a stream is in the file only.
+    fn has_gap(&self) -> bool {
+        self.streams.iter().any(|stream| stream.has_gap)
+    }
+
+    /// Takes out what is there, but for bytes at the ends of its streams that are no whole character yet.
+    fn take_part(&mut self, files: &mut OutputFiles) -> Output {
+        let mut part = mem::take(self);
+        for stream in [STDOUT, STDERR] {
+            let cut = part.streams[stream].split_cut_character();
+            self.take(stream, &cut, files);
+        }
+        part
+    }
+
+    /// The file. It is made now if it was not before, and the log moves into it.
     fn spool(&mut self, files: &mut OutputFiles) -> &mut Spool {
         let log = mem::take(&mut self.log);
         self.spool.get_or_insert_with(|| {
-            let time = iso_time(SystemTime::now()).replace(['-', ':', 'Z'], "").replace('T', "_");
-            let mut spool = Spool { path: "none".into(), file: None, size: 0, trouble: None };
-            match files.create(|count| format!("output_{time}_{count:03}.txt")) {
-                Ok((path, file)) => (spool.path, spool.file) = (path, Some(file)),
-                Err(why) => spool.trouble = Some(format!("the full output is in no file: {why}")),
-            }
+            let mut spool = Spool::create(files);
             spool.write(&log, files);
             spool
         })
     }
 
-    /// The last line that was printed, for progress.
+    /// The last line that was printed, for progress, or what is more useful.
     fn last_line(&self) -> String {
-        let kept = &self.streams[self.last.0].kept;
+        if self.has_hint {
+            return SPAWN_HINT.to_owned();
+        }
+        let kept = &self.streams[self.last].kept;
         let text = String::from_utf8_lossy(&kept[kept.len().saturating_sub(4 * PROGRESS_MESSAGE_CHARS)..]);
         let line = text.rsplit(['\n', '\r']).map(str::trim).find(|line| !line.is_empty());
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
-    /// What there is to tell of a cell; `full`: nothing is cut.
-    fn tell(&mut self, ending: Ending, mut notes: Vec<String>, full: bool, files: &mut OutputFiles) -> Told {
-        let [stdout, stderr, result] = self.streams.each_ref().map(Ends::text);
-        let spawned = |text: &String| {
-            ["Can't get attribute", "__main__", "multiprocessing"].iter().all(|sign| text.contains(sign))
-        };
-        let hint = stderr.iter().chain(&ending.error).any(spawned).then(|| SPAWN_HINT.to_owned());
-        notes.extend(ending.notes.into_iter().chain(hint));
+    /// What there is to tell of a cell.
+    fn make_answer(&mut self, end: CellEnd, files: &mut OutputFiles) -> Answer {
+        let [stdout, stderr, result] = self.streams.each_ref().map(HeadAndTail::text);
+        let mut notes = mem::take(&mut self.notes);
+        notes.extend(end.notes);
+        if !self.has_hint && end.error.as_ref().is_some_and(|error| is_spawn_error(error)) {
+            notes.push(SPAWN_HINT.to_owned());
+        }
         let mut printed: Vec<_> = stdout.into_iter().chain(stderr).collect();
         let all = printed.iter().chain(&result).map(String::as_str).collect::<Vec<_>>().join("\n");
-        let (shown, mut cut) = (all.chars().count(), None);
-        if shown > TEXT_CHARS_MAX && !full {
-            // A stream that lost its middle has more than the ends need on both sides of it. Bytes that are no text are
-            // counted as what they are shown as.
-            let (rule, chars, spool) = ("=".repeat(50), self.chars().max(shown as u64), self.spool(files));
-            let (size, left_out) = (grouped(chars), grouped(chars - TEXT_CHARS_MAX as u64));
-            notes.extend(spool.trouble.take());
-            let (head, tail) = (first_chars(&all, HEAD_CHARS), last_chars(&all, TAIL_CHARS));
+        let mut truncation = None;
+        let shown = all.chars().count();
+        if shown > TEXT_CHARS_MAX {
+            // A stream that has lost its middle has kept more than HEAD_CHARS and TAIL_CHARS, so what was
+            // dropped lies within what is cut out here. Bytes that are not UTF-8 count as their escapes.
+            let chars = self.chars().max(shown as u64);
+            let left_out = grouped(chars - TEXT_CHARS_MAX as u64);
+            let head = first_chars(&all, HEAD_CHARS);
+            let tail = last_chars(&all, TAIL_CHARS);
             printed = vec![format!("{head}\n[mcp-py: … {left_out} characters left out …]\n{tail}\n")];
-            let path = spool.path.display();
-            let facts = format!("# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}");
-            cut = Some(format!("{rule}\n{facts}\n{rule}"));
+            let spool = self.spool(files);
+            notes.extend(spool.trouble.take());
+            truncation = Some(Truncation { chars, path: spool.path.clone() });
         }
-        let notes = notes.iter().map(|note| format!("[mcp-py: {}]", keep_ends(note, NOTE_CHARS_MAX))).collect();
-        Told { printed, cut, notes, result, error: ending.error }
+        let shown = |note: &String| format!("[mcp-py: {}]", truncate_middle(note, NOTE_CHARS_MAX));
+        let ahead = self.ahead.as_ref().map(shown);
+        let notes = notes.iter().map(shown).collect();
+        let pictures = mem::take(&mut self.pictures);
+        Answer { ahead, printed, truncation, notes, pictures, result, error: end.error, exit: end.exit }
     }
 
-    /// The last TAIL_CHARS that a stream has not sent, as events, each under its own name and behind a mark where more
-    /// is left out.
-    fn tails(&self, sent: [u64; 3]) -> Vec<Value> {
-        let mut room = TAIL_CHARS as u64;
-        let tail = |stream: usize| {
-            let text = escaped(&self.streams[stream].kept);
-            let unsent = self.streams[stream].chars.max(text.chars().count() as u64).saturating_sub(sent[stream]);
-            let shown = unsent.min(room);
-            room -= shown;
-            let left_out = grouped(unsent - shown);
-            let mark = format!("\n[mcp-py: … {left_out} characters left out …]\n");
-            let mark = if unsent > shown { &mark } else { "" };
-            let tail = || json!({ STREAMS[stream]: format!("{mark}{}", last_chars(&text, shown as usize)) });
-            (unsent > 0).then(tail)
-        };
-        let [result, stderr, stdout] = [RESULT, 1, 0].map(tail);
-        [stdout, stderr, result].into_iter().flatten().collect()
-    }
-
-    /// What was printed between cells, as a note in the next one's answer.
-    fn as_note(&mut self, files: &mut OutputFiles) -> Option<String> {
-        let mut text = self.streams.iter().filter_map(Ends::text).collect::<Vec<_>>().join("\n");
-        let (chars, most) = (self.chars().max(text.chars().count() as u64), NOTE_CHARS_MAX / 2);
-        let mut whole = String::new();
-        if chars > most as u64 {
-            text = cut_middle(&text, most / 2, chars);
-            whole = format!(", whole in {}", self.spool(files).path.display());
+    /// What was printed and noted, as a note of a later answer, behind a title; None where there is nothing. With its
+    /// file, where it is long or `has_file`.
+    fn as_note(&mut self, title: &str, has_file: bool, files: &mut OutputFiles) -> Option<String> {
+        let mut text = self.streams.iter().filter_map(HeadAndTail::text).collect::<Vec<_>>().join("\n");
+        let chars = self.chars().max(text.chars().count() as u64);
+        let chars_max = NOTE_CHARS_MAX / 2;
+        let is_long = chars > chars_max as u64;
+        let mut lead = title.to_owned();
+        if chars > 0 {
+            lead += &format!(", {} chars", grouped(chars));
         }
-        let size = grouped(chars);
-        (chars > 0).then(|| format!("output from between the cells, {size} chars{whole}:\n{text}\n"))
+        if is_long || (has_file && chars > 0) {
+            lead += &format!(", {}", self.spool(files).where_it_is_whole());
+        }
+        if is_long {
+            text = join_ends(&text, chars_max / 2, chars);
+        }
+        let mut parts = mem::take(&mut self.notes);
+        if chars > 0 {
+            parts.insert(0, text);
+        }
+        if parts.is_empty() {
+            return None;
+        }
+        Some(format!("{lead}:\n{}\n", parts.join("\n")))
     }
 }
 
 impl Spool {
+    fn create(files: &mut OutputFiles) -> Spool {
+        let time = iso_time(SystemTime::now()).replace(['-', ':', 'Z'], "").replace('T', "_");
+        match files.create(|count| format!("output_{time}_{count:03}.txt")) {
+            Ok((path, file)) => Spool { path, file: Some(file), size: 0, trouble: None },
+            Err(why) => {
+                let trouble = Some(format!("the full output is in no file: {why}"));
+                Spool { path: "no file".into(), file: None, size: 0, trouble }
+            }
+        }
+    }
+
+    /// Words for a note: where the whole is, and what there is to say of that.
+    fn where_it_is_whole(&mut self) -> String {
+        let trouble = self.trouble.take().map_or(String::new(), |trouble| format!("; {trouble}"));
+        format!("whole in {}{trouble}", self.path.display())
+    }
+
     fn write(&mut self, bytes: &[u8], files: &mut OutputFiles) {
         let Some(file) = &mut self.file else { return };
         let room = (CELL_FILE_BYTES_MAX - self.size).min(bytes.len() as u64);
@@ -2001,35 +3393,72 @@ impl Spool {
         if files.grow(&self.path, room) {
             self.trouble = Some("older output files were removed: a session keeps 4 GiB of them".into());
         }
-        let over = match file.write_all(&bytes[..room as usize]) {
+        let trouble = match file.write_all(&bytes[..room as usize]) {
             Err(error) => format!("the file is not complete: {error}"),
             Ok(()) if room < bytes.len() as u64 => "the file holds the first 1 GiB only".into(),
             Ok(()) => return,
         };
-        (self.file, self.trouble) = (None, Some(over));
+        self.file = None;
+        self.trouble = Some(trouble);
     }
 }
 
 /// The parts of an answer.
-struct Told {
-    printed: Vec<String>, // stdout and stderr; of a long answer, with its result, the ends
-    cut: Option<String>,  // the block about a long one
+struct Answer {
+    ahead: Option<String>, // a note
+    printed: Vec<String>,  // stdout and stderr; where the answer is long, the two ends of these and of the result
+    truncation: Option<Truncation>,
     notes: Vec<String>,
-    result: Option<String>,
+    pictures: Vec<Picture>,
+    result: Option<String>, // also where its ends are in `printed`: EventStream::end needs it
     error: Option<String>,
+    exit: i32,
 }
 
-impl Told {
-    fn text(self) -> String {
-        let result = self.result.filter(|_| self.cut.is_none());
-        let parts = self.printed.into_iter().chain(self.cut).chain(self.notes).chain(result).chain(self.error);
-        parts.collect::<Vec<_>>().join("\n")
+/// What was cut out of an answer.
+struct Truncation {
+    chars: u64, // of the whole
+    path: PathBuf,
+}
+
+impl Truncation {
+    fn notice(&self) -> String {
+        let rule = "=".repeat(50);
+        let size = grouped(self.chars);
+        let path = self.path.display();
+        format!("{rule}\n# OUTPUT TRUNCATED\n# Original size: {size} chars\n# Full output: {path}\n{rule}")
     }
 }
 
-const SPAWN_HINT: &str =
+impl Answer {
+    fn is_error(&self) -> bool {
+        self.exit != 0 || self.error.is_some()
+    }
+
+    fn text(self) -> String {
+        let mut parts: Vec<_> = self.ahead.into_iter().chain(self.printed).collect();
+        let result = if self.truncation.is_none() { self.result } else { None };
+        parts.extend(self.truncation.map(|truncation| truncation.notice()));
+        parts.extend(self.notes);
+        parts.extend(result);
+        parts.extend(self.error);
+        parts.join("\n")
+    }
+}
+
+/// What helps where multiprocessing starts new Pythons: by default on macOS, and on Linux since CPython 3.14. A Pool
+/// then starts them over and over, and never returns.
+const SPAWN_HINT: &str = if IS_MACOS {
+    "multiprocessing starts a new Python here, which does not see what cells define: put the function into a module"
+} else {
     "multiprocessing by spawn or forkserver starts a new Python, which does not see what cells define: \
-put the function into a module file, or use multiprocessing.get_context('fork')";
+     put the function into a module file, or use multiprocessing.get_context('fork')"
+};
+
+fn is_spawn_error(text: &str) -> bool {
+    let signs = ["Can't get attribute", "module '__main__' has no attribute"]; // the second one since CPython 3.14
+    says_one_of(text, &signs) && text.contains("__main__") && text.contains("multiprocessing")
+}
 
 /// The session's output files, in a directory of our own.
 ///
@@ -2037,38 +3466,50 @@ put the function into a module file, or use multiprocessing.get_context('fork')"
 /// dead. A pid in its name would lie as soon as pids repeat, across reboots or containers that share /tmp.
 #[derive(Default)]
 struct OutputFiles {
-    dir: Option<(PathBuf, File)>,
+    dir: Option<(PathBuf, File)>, // and its lock
     count: u32,
     kept: VecDeque<(PathBuf, u64)>, // with their sizes, oldest first
+    history: History,
+}
+
+/// What was run in this session: cells in the percent format, which editors open as a notebook.
+#[derive(Default)]
+struct History {
+    file: Option<(PathBuf, File)>,
+    time: (u64, String),                // a second, and how it is written
+    last: (String, String),             // the interpreter and the cell whose text was written last
+    last_header: Option<(u64, String)>, // where that begins, and how
+    has_failed: bool,                   // which was said
 }
 
 impl OutputFiles {
-    /// The directory, made now if it is not there (any more).
+    /// The directory. It is made now if it is not there, or not there any more.
     fn open(&mut self) -> Result<PathBuf, String> {
-        if let Some((path, held)) = self.dir.take_if(|(path, held)| is_same_file(path, held)) {
-            return Ok(self.dir.insert((path, held)).0.clone());
+        if let Some((path, held)) = &self.dir {
+            if is_same_file(path, held) {
+                return Ok(path.clone());
+            }
         }
-        let (parent, mut why) = (temp_dir(), ErrorKind::ResourceBusy.into());
+        let parent = temp_dir();
+        let mut why: io::Error = ErrorKind::ResourceBusy.into();
         // Another server may take the directory for a dead one's before we hold it: then the next try.
         for attempt in 0..16u32 {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
             let unique = time ^ std::process::id().rotate_left(12) ^ attempt << 28;
             let path = parent.join(format!("{OUTPUT_DIR}{unique:08x}"));
-            match DirBuilder::new().mode(0o700).create(&path).map(|()| hold_dir(&path)) {
-                Err(error) => why = error,
-                Ok(None) => drop(fs::remove_dir(&path)),
-                Ok(Some(held)) => return Ok(self.dir.insert((path, held)).0.clone()),
+            if let Err(error) = DirBuilder::new().mode(0o700).create(&path) {
+                why = error;
+                continue;
+            }
+            match hold_dir(&path) {
+                Some(held) => {
+                    self.dir = Some((path.clone(), held));
+                    return Ok(path);
+                }
+                None => _ = fs::remove_dir(&path),
             }
         }
         Err(format!("no output directory in {}: {why}", parent.display()))
-    }
-
-    /// A file that is gone when it is closed.
-    fn unnamed(&mut self) -> io::Result<File> {
-        let path = self.open().map_err(io::Error::other)?.join("stream");
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
     }
 
     /// A new file; its name is made of its number.
@@ -2076,102 +3517,264 @@ impl OutputFiles {
         let dir = self.open()?;
         self.count += 1;
         let path = dir.join(name(self.count));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(with_path(&path))?;
         self.kept.push_back((path.clone(), 0));
         Ok((path, file))
     }
 
-    /// Counts bytes that are about to be written; true where older files had to go for them.
+    /// Counts bytes that are about to be written. Returns whether older files had to go for them.
     fn grow(&mut self, path: &Path, bytes: u64) -> bool {
-        self.kept.iter_mut().filter(|(kept, _)| kept == path).for_each(|(_, size)| *size += bytes);
-        let mut removed = false;
+        for (kept, size) in &mut self.kept {
+            if kept == path {
+                *size += bytes;
+            }
+        }
+        let mut has_removed = false;
         while self.kept.iter().map(|(_, size)| size).sum::<u64>() > SESSION_FILE_BYTES_MAX {
             let oldest = self.kept.iter().position(|(kept, _)| kept != path);
             let Some((old, _)) = oldest.and_then(|oldest| self.kept.remove(oldest)) else { break };
-            removed |= fs::remove_file(old).is_ok();
+            has_removed |= fs::remove_file(old).is_ok();
         }
-        removed
+        has_removed
     }
 
     fn remove(&mut self) {
-        self.dir.take().map(|(path, _held)| fs::remove_dir_all(path));
+        if let Some((path, _held)) = self.dir.take() {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+
+    /// Where the history is; None before the first cell.
+    fn history_path(&self) -> Option<&Path> {
+        self.history.file.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// Writes down a cell that starts, and by whom: `execute` or `client`.
+    fn record_start(&mut self, cell: &str, interpreter: &str, whose: &str, code: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.history.time.0 != now {
+            self.history.time = (now, iso_time(SystemTime::now()));
+        }
+        let time = &self.history.time.1;
+        let header = format!("# %% {cell} · {interpreter} · {time} · {whose}\n");
+        let code = code.trim_end_matches('\n');
+        let is_there = self.history.file.as_ref().is_some_and(|(path, file)| is_same_file(path, file));
+        if !is_there {
+            self.history.file = None;
+        }
+        let at = self.record(&format!("{header}{code}\n"));
+        self.history.last = (interpreter.to_owned(), cell.to_owned());
+        self.history.last_header = at.map(|at| (at, header));
+    }
+
+    /// Writes down how a cell ended. It is named where another one's text has come between.
+    fn record_end(&mut self, cell: &str, interpreter: &str, how: &str, was_compiled: bool) {
+        let (last_interpreter, last_cell) = &self.history.last;
+        if last_interpreter != interpreter || last_cell != cell {
+            self.record(&format!("# {cell} of {interpreter} {how}\n\n"));
+            return;
+        }
+        if !was_compiled {
+            let _ = self.comment_out_last(); // what can't be written is said by `record`
+        }
+        self.record(&format!("# {how}\n\n"));
+    }
+
+    /// Turns the last cell, which was not run, into comments: an open quote of it would swallow the cells behind.
+    /// Nothing changes where somebody has edited the file.
+    fn comment_out_last(&mut self) -> io::Result<()> {
+        let Some((path, file)) = &mut self.history.file else { return Ok(()) };
+        let Some((at, header)) = &self.history.last_header else { return Ok(()) };
+        let mut reader = File::open(path)?;
+        reader.seek(SeekFrom::Start(*at))?;
+        let mut text = String::new();
+        reader.read_to_string(&mut text)?;
+        let Some(code) = text.strip_prefix(header) else { return Ok(()) };
+        let comments: String = code.lines().map(|line| format!("# {line}\n")).collect();
+        file.set_len(*at)?;
+        file.write_all(format!("{header}{comments}").as_bytes())
+    }
+
+    /// Appends to the history; returns where that begins. Where it fails cells go on, and it is said once.
+    fn record(&mut self, text: &str) -> Option<u64> {
+        let appended = self.append_to_history(text);
+        if let Err(why) = &appended {
+            if !mem::replace(&mut self.history.has_failed, true) {
+                log(&format!("the history is not complete: {why}"));
+            }
+        }
+        appended.ok()
+    }
+
+    fn append_to_history(&mut self, text: &str) -> Result<u64, String> {
+        let open = match self.history.file.take() {
+            Some(open) => open,
+            None => self.open_history()?,
+        };
+        let (path, file) = self.history.file.insert(open);
+        let at = file.metadata().map_err(with_path(&*path))?.len();
+        ensure(at + text.len() as u64 <= HISTORY_BYTES_MAX, || "it holds its first 64 MiB".into())?;
+        file.write_all(text.as_bytes()).map_err(with_path(&*path))?;
+        Ok(at)
+    }
+
+    /// session.py in the output directory, or a file of its own where MCP_PY_HISTORY says.
+    fn open_history(&mut self) -> Result<(PathBuf, File), String> {
+        let path = match env::var_os("MCP_PY_HISTORY").filter(|dir| !dir.is_empty()) {
+            Some(dir) => {
+                let dir = whole_path(Path::new(&dir), &env::current_dir().map_err(with_path("."))?, false);
+                fs::create_dir_all(&dir).map_err(with_path(&dir))?;
+                let time = iso_time(STARTED.1).replace([':', 'Z'], "");
+                dir.join(format!("session_{time}_{}.py", std::process::id()))
+            }
+            None => self.open()?.join("session.py"),
+        };
+        let options = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = options.map_err(with_path(&path))?;
+        Ok((path, file))
     }
 }
 
-/// TMPDIR, or /tmp where that does not exist (any more).
+/// TMPDIR, or /tmp where that does not exist.
 fn temp_dir() -> PathBuf {
-    Some(env::temp_dir()).filter(|dir| dir.exists()).unwrap_or_else(|| "/tmp".into())
+    let dir = env::temp_dir();
+    if dir.exists() {
+        dir
+    } else {
+        "/tmp".into()
+    }
 }
 
-/// Opens and locks a directory of ours that nobody holds and that is still the one of this name.
+/// Opens and locks this directory. None where it is not ours, somebody holds it, or the name leads elsewhere by now.
 fn hold_dir(path: &Path) -> Option<File> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let held = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    let ours = held.metadata().ok()?.uid() == sys::user_id();
-    (ours && sys::try_lock(&held) && is_same_file(path, &held)).then_some(held)
+    let dir = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let is_ours = dir.metadata().ok()?.uid() == sys::user_id();
+    if is_ours && sys::try_lock(&dir) && is_same_file(path, &dir) {
+        Some(dir)
+    } else {
+        None
+    }
 }
 
 fn is_same_file(path: &Path, open: &File) -> bool {
-    let (Ok(named), Ok(open)) = (fs::symlink_metadata(path), open.metadata()) else { return false };
-    (named.dev(), named.ino()) == (open.dev(), open.ino())
+    let inode = |file: fs::Metadata| (file.dev(), file.ino());
+    let named = fs::symlink_metadata(path).map(inode);
+    named.is_ok_and(|named| open.metadata().map(inode).is_ok_and(|open| open == named))
 }
 
-/// Takes away what servers of this user left that were killed: output directories, sockets. A socket that was bound a
-/// moment ago may refuse only because nobody listens yet.
+/// Removes what servers of this user left that were killed: sockets and output directories.
 fn remove_the_dead() {
     for path in sockets() {
-        let old = |is: &fs::Metadata| is.modified().ok()?.elapsed().ok().filter(|age| *age > REQUEST_LIMIT);
-        let ours = |is: fs::Metadata| is.uid() == sys::user_id() && old(&is).is_some();
-        if fs::symlink_metadata(&path).is_ok_and(ours) && is_dead(&path) {
+        let Ok(socket) = fs::symlink_metadata(&path) else { continue };
+        // A socket that was bound a moment ago may refuse only because nobody listens yet.
+        let is_old = socket.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SOCKET_AGE_MIN));
+        if socket.uid() == sys::user_id() && is_old && is_dead(&path) {
             let _ = fs::remove_file(&path);
         }
     }
-    for entry in fs::read_dir(temp_dir()).into_iter().flatten().flatten() {
-        if entry.file_name().as_bytes().starts_with(OUTPUT_DIR.as_bytes()) && hold_dir(&entry.path()).is_some() {
-            let _ = fs::remove_dir_all(entry.path());
+    for path in paths_in(temp_dir()) {
+        let name = path.file_name().unwrap_or_default();
+        if !name.as_bytes().starts_with(OUTPUT_DIR.as_bytes()) {
+            continue;
+        }
+        if let Some(_held) = hold_dir(&path) {
+            let _ = fs::remove_dir_all(path);
         }
     }
 }
 
-// ── 8. The builtin's environment and packages ────────────────────────────────────────────────────────────────────────
+// ── 9. The builtin's environment and packages ────────────────────────────────────────────────────────────────────────
 //
-// The builtin runs in a venv of its own, made once from the base Python: what that has is there, and what is installed
-// leaves it as it is. A cell's import of what nobody finds is asked of us (worker.py decides which), and uv or pip
-// installs it. What a base says of itself is remembered, for a pyenv shim takes 100 ms to say it.
+// The builtin runs in a venv of its own, made once from the base Python. The base's packages are visible in it, and
+// installs do not touch the base. When a cell imports a module that no finder finds, the worker asks the server, and uv
+// or pip installs it (worker.py decides for which modules).
 
-/// `BASE -I -c MAKE HOW FOLDER` has a base make its environment, unless there is one in the folder that is complete and
-/// runs, or HOW is `look`. It prints what there is to say of that, the environment's name and what the base is, a NUL
-/// before each.
-const MAKE: &str = r#"
-import fcntl, hashlib, os, pathlib, shutil, site, sys, venv
+/// `BASE -I -S -c ENVIRONMENT FOLDER BOOTSTRAP LC_CTYPE`: the base Python finds its environment in the folder, makes or
+/// mends it if need be, and becomes the environment's Python by exec(3). That Python runs the bootstrap with two
+/// arguments: the environment's path (empty where there is none: then the base itself goes on), and a note for the user
+/// (empty for none). Nothing reads descriptor 0 before the bootstrap. Where all is well, nothing but `os` is imported,
+/// and no `site`. With an empty bootstrap it only prints what the base is and where its environment is, a NUL between
+/// them.
+const ENVIRONMENT: &str = r#"
+import os, sys
 if sys.version_info < (3, 8):
-    sys.exit('it is older than 3.8: name a newer Python in MCP_PY_PYTHON')
-how, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-version, real = '%d.%d.%d' % sys.version_info[:3], os.path.realpath(sys.executable)
-places = site.getsitepackages() if sys.prefix != sys.base_prefix else []
-key = os.fsencode('\0'.join([real, sys.prefix, version, *places]))
-env = folder / ('env-%s-%s' % (version, hashlib.sha256(key).hexdigest()[:16]))
-python, made, note = env / 'bin/python', env / 'mcp-py', ''
-if how == 'make':
-    folder.mkdir(0o700, parents=True, exist_ok=True)
-    lock = open(folder / 'environments.lock', 'a')
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    complete, is_one = made.exists(), 'import sys; sys.exit(sys.prefix == sys.base_prefix)'
-    if not complete or os.spawnl(os.P_WAIT, python, python, '-I', '-c', is_one) != 0:
-        shutil.rmtree(env, ignore_errors=True)  # what stays in the way, venv tells
-        # What it is made of stays: not a name that will be another Python's after an upgrade.
+    sys.exit('mcp-py needs Python 3.8 or newer, not ' + sys.version.split()[0])
+try:
+    from _sha256 import sha256  # hashlib would load OpenSSL
+except ImportError:
+    try:
+        from _sha2 import sha256
+    except ImportError:
+        from hashlib import sha256
+folder, bootstrap, lc_ctype = sys.argv[1:]
+if not lc_ctype:
+    os.environ.pop('LC_CTYPE', None)  # the server has none: this Python set it in the C locale (PEP 538)
+base = sys.executable
+real = os.path.realpath(base)
+version = '%d.%d.%d' % sys.version_info[:3]
+
+def has_settings(place):
+    return os.path.exists(os.path.join(place, 'pyvenv.cfg'))
+
+places = []  # of packages, where the base is a venv itself: only `site` knows them
+if has_settings(os.path.dirname(base)) or has_settings(os.path.dirname(os.path.dirname(base))):
+    import site
+    site.main()
+    if sys.prefix != sys.base_prefix:
+        places = site.getsitepackages()
+key = os.fsencode('\0'.join([real, sys.prefix, version] + places))
+env = os.path.join(folder, 'env-%s-%s' % (version, sha256(key).hexdigest()[:16]))
+python = os.path.join(env, 'bin', 'python')
+marker = os.path.join(env, 'mcp-py')  # says that the environment is complete, and which Python it was made of
+
+def is_good():
+    if not (os.path.exists(marker) and has_settings(env) and os.access(python, os.X_OK)):
+        return False
+    with open(marker) as file:
+        return os.path.realpath(python) == (file.read() or real)  # an early version left the marker empty
+
+def make():
+    import fcntl, shutil, site, venv
+    os.makedirs(folder, 0o700, exist_ok=True)
+    with open(os.path.join(folder, 'environments.lock'), 'a') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_good():
+            return ''  # another server has made it
+        was_complete = os.path.exists(marker)
+        shutil.rmtree(env, ignore_errors=True)  # venv says what can't be removed
+        # The link leads to the Python itself, not to a name that will be another Python's after an upgrade.
         sys._base_executable = os.path.realpath(sys._base_executable)
         venv.create(env, system_site_packages=sys.base_prefix in site.PREFIXES, symlinks=True)
         # A venv that is made from a venv does not see its packages.
-        lines = ['import site; site.addsitedir(%a)\n' % place for place in places]
-        next(env.glob('lib/*/site-packages')).joinpath('mcp_py_base.pth').write_text(''.join(lines))
-        made.touch()
-        if complete:
-            note = "the builtin's environment was damaged: it was made anew, without what was installed there"
-os.write(1, os.fsencode('\0'.join(['', note, env.name, 'Python %s, %s' % (version, real)])))
+        lib = os.path.join(env, 'lib', os.listdir(os.path.join(env, 'lib'))[0], 'site-packages')
+        with open(os.path.join(lib, 'mcp_py_base.pth'), 'w') as file:
+            file.writelines('import site; site.addsitedir(%a)\n' % place for place in places)
+        with open(marker, 'w') as file:
+            file.write(os.path.realpath(python))
+    if was_complete:
+        return "the builtin's environment was damaged: it was made anew, without what was installed there"
+    return ''
+
+if not bootstrap:
+    state = '' if is_good() else ' (will be made at the first start)'
+    os.write(1, os.fsencode('Python %s, %s\0%s%s' % (version, real, env, state)))
+    sys.exit()
+try:
+    if not folder:
+        raise OSError('there is no home directory to make an environment in')
+    note = '' if is_good() else make()
+    for name in os.listdir(folder):
+        try:
+            if name.startswith('base-'):  # earlier versions remembered there what a base was
+                os.remove(os.path.join(folder, name))
+        except OSError:
+            pass  # another server has removed it, perhaps
+    os.execv(python, [python, '-c', bootstrap, env, note])
+except Exception as error:
+    note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
+    os.execv(base, [base, '-c', bootstrap, '', note])
 "#;
-const MADE: &str = "mcp-py"; // the file in an environment that says it is complete
 
 /// Packages that are not called as what is imported.
 const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image yaml=PyYAML \
@@ -2183,102 +3786,104 @@ const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-lea
     nacl=PyNaCl pywt=PyWavelets";
 
 /// How installers say that there is no network.
-const OFFLINE: &str = "dns error|name resolution|Name or service not known|NewConnectionError|Network is unreachable|\
-    tcp connect error|timed out";
+const OFFLINE_SIGNS: [&str; 9] = [
+    "dns error",
+    "name resolution",
+    "Name or service not known",
+    "NewConnectionError",
+    "Network is unreachable",
+    "tcp connect error",
+    "timed out",
+    "Failed to resolve",
+    "nodename nor servname provided",
+];
 const NO_NETWORK: &str = "there is no network: ";
 /// How Python, pyenv and asdf say that there is no pip, no uv.
-const ABSENT: &str = "No module named pip|uv: command not found|No version is set for command uv";
+const ABSENT_SIGNS: [&str; 3] = ["No module named pip", "uv: command not found", "No version is set for command uv"];
 
-/// Settings of installers: what would install elsewhere is not for us, and unless somebody chose that, nobody waits
-/// long for a network. With no retry pip would not say that there is none.
-const ELSEWHERE: [&str; 4] = ["PIP_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON"];
-const UNREADABLE: [&str; 4] = ["FORCE_COLOR", "CLICOLOR_FORCE", "PIP_QUIET", "UV_QUIET"]; // what they say then
-const UNLESS_SET: &str = "UV_HTTP_TIMEOUT=5;UV_HTTP_RETRIES=0;PIP_DEFAULT_TIMEOUT=5;PIP_RETRIES=1;\
-    RES_OPTIONS=timeout:2 attempts:1";
-
-/// Where to look for packages, for either of them; how names of such settings start.
-const FOR_PIP: [&str; 5] =
+/// Settings that are taken away from installers: the first four would install elsewhere, with the others they say
+/// nothing that can be read.
+const REMOVED_SETTINGS: [&str; 8] = [
+    "PIP_PYTHON",
+    "UV_TARGET",
+    "UV_PREFIX",
+    "UV_SYSTEM_PYTHON",
+    "FORCE_COLOR",
+    "CLICOLOR_FORCE",
+    "PIP_QUIET",
+    "UV_QUIET",
+];
+/// Nobody waits long for a network, unless somebody chose that. Without a retry pip would not print that there is no
+/// network.
+const DEFAULT_SETTINGS: [(&str, &str); 5] = [
+    ("UV_HTTP_TIMEOUT", "5"),
+    ("UV_HTTP_RETRIES", "0"),
+    ("PIP_DEFAULT_TIMEOUT", "5"),
+    ("PIP_RETRIES", "1"),
+    ("RES_OPTIONS", "timeout:2 attempts:1"),
+];
+/// Prefixes of the settings that say where packages come from, per installer.
+const PIP_SOURCES: [&str; 5] =
     ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"];
-const FOR_UV: [&str; 7] =
+const UV_SOURCES: [&str; 7] =
     ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
-/// By this a thread sees whether what it runs is still wanted: the loop holds the `Arc` for as long.
-type Leash = Weak<()>;
+/// Held in `RunningCell::installer` for as long as an installer is wanted: dropping it cancels that.
+struct CancelOnDrop(Arc<AtomicBool>);
 
-/// Taken while a program runs on a leash, so that the end of the server waits for the program's (I11).
-static LEASHED: RwLock<()> = RwLock::new(());
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
-/// Runs a program in a group of its own: whether it succeeded, and what it printed. An error where it could not be
-/// started, took longer than `limit`, printed too much or is not wanted any more.
-fn run_program(mut command: Command, limit: Duration, leash: Option<&Leash>) -> Result<(bool, String), String> {
+/// Held for reading while a program runs (an installer, ps, lsof), so that `exit` can wait until all have ended (I11).
+static PROGRAMS: RwLock<()> = RwLock::new(());
+/// We are about to exit: ps and lsof are not wanted any more (`listing`).
+static IS_EXITING: AtomicBool = AtomicBool::new(false);
+
+/// A program that has ended by itself.
+struct Finished {
+    success: bool,
+    output: String, // stdout and stderr
+}
+
+/// Runs a program in a group of its own until it closes its output, `limit` is over, or `is_wanted` says no.
+/// `is_wanted` is given what was printed so far. An error where it could not be started, or did not end by itself.
+fn run_program(mut command: Command, limit: Duration, is_wanted: impl Fn(&[u8]) -> bool) -> Result<Finished, String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let failed = about(&name);
+    let failed = with_path(&name);
     let (mut output, theirs) = UnixStream::pair().map_err(&failed)?;
     let errors = theirs.try_clone().map_err(&failed)?;
     command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(errors));
     sys::own_session(&mut command);
-    let (is_wanted, _leashed) = (|| leash.is_none_or(|leash| leash.strong_count() > 0), leash.map(|_| LEASHED.read()));
+    let _running = PROGRAMS.read();
     let mut child = command.spawn().map_err(&failed)?;
     drop(command); // with our copies of its ends
-    let (end, mut text, mut chunk, mut open) = (Instant::now() + patience(limit), Vec::new(), vec![0; 64 << 10], true);
-    let mut copies = false; // then it is let finish: half a package would be found by every later import
-    while open && (copies || is_wanted()) && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end {
+    let end = Instant::now() + scaled(limit);
+    let mut text = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    let mut is_open = true;
+    while is_open && text.len() < SNAPSHOT_BYTES_MAX && Instant::now() < end && is_wanted(&text) {
         let mut set = [sys::watch(output.as_raw_fd(), libc::POLLIN)];
-        sys::poll(&mut set, end.min(Instant::now() + LEASH_TICK));
+        sys::poll(&mut set, end.min(Instant::now() + CANCEL_TICK));
         if set[0].revents != 0 {
             let count = output.read(&mut chunk).unwrap_or(0);
             text.extend_from_slice(&chunk[..count]);
-            open = count != 0;
-            let says = |sign| leash.is_some() && String::from_utf8_lossy(&text).contains(sign);
-            copies = copies || says("Installing collected packages"); // as pip does
+            is_open = count != 0;
         }
     }
-    sys::signal(child.id() as i32, libc::SIGKILL, true); // it has closed its output, is late, or is not wanted (I8)
+    sys::kill(-(child.id() as i32), libc::SIGKILL); // it has closed its output, is late, or is not wanted (I8)
     let status = child.wait().map_err(&failed)?;
-    ensure(!open, || format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64()))?;
-    Ok((status.success(), String::from_utf8_lossy(&text).into_owned()))
+    ensure(!is_open, || format!("{name} took longer than {:.0} s, or printed too much", limit.as_secs_f64()))?;
+    Ok(Finished { success: status.success(), output: String::from_utf8_lossy(&text).into_owned() })
 }
 
-/// Runs MAKE, in the directory that the interpreter will start in, for pyenv's answer differs by that.
-fn ask_base(base: &Path, cwd: Option<&Path>, how: &str, leash: Option<&Leash>) -> Result<[String; 3], String> {
-    let mut command = Command::new(base);
-    command.args(["-I", "-c", MAKE, how]).arg(saved_dir()?);
-    cwd.into_iter().for_each(|cwd| _ = command.current_dir(cwd));
-    let (_, text) = run_program(command, ENVIRONMENT_LIMIT.min(start_limit()), leash)?;
-    let told: Vec<_> = text.split('\0').skip(1).map(str::to_owned).collect();
-    told.try_into().map_err(|_| format!("{} makes no environment: {}", base.display(), last_lines(&text)))
-}
-
-/// The builtin's environment for a base, made now if need be, and what there is to say of it. May take its time.
-/// `suspect`: that it runs is not taken for granted. Its name is remembered; where that is torn or lost, we ask again.
-fn environment(
-    base: &Path,
-    cwd: Option<&str>,
-    suspect: bool,
-    leash: Option<&Leash>,
-) -> Result<(PathBuf, Option<String>), String> {
-    let (base, here) = (base.to_owned(), env::current_dir().ok());
-    let deleted = here.is_none().then(|| "/".into()); // there pyenv would not know where it is
-    let cwd = cwd.map(PathBuf::from).or(deleted);
-    let key = BuildHasherDefault::<DefaultHasher>::default().hash_one((&base, cwd.as_ref().or(here.as_ref())));
-    let remembered = saved_dir()?.join(format!("base-{key:016x}"));
-    let name = fs::read_to_string(&remembered).unwrap_or_default();
-    let env = remembered.with_file_name(&name);
-    if suspect || ![MADE, "bin/python", "pyvenv.cfg"].iter().all(|file| env.join(file).is_file()) {
-        let [note, name, _] = ask_base(&base, cwd.as_deref(), "make", leash)?;
-        let _ = fs::write(&remembered, &name);
-        return Ok((remembered.with_file_name(name), Some(note).filter(|note| !note.is_empty())));
-    }
-    let check = move || {
-        thread::sleep(BASE_CHECK_DELAY); // the first cell comes first
-        let is_new = |[_, now, _]: &[String; 3]| *now != name && fs::write(&remembered, now).is_ok();
-        if let Some([_, _, is]) = ask_base(&base, cwd.as_deref(), "look", None).ok().filter(is_new) {
-            let note = format!("python3 is now {is}: the builtin runs on it from its next start");
-            post(move |server| server.interpreter(BUILTIN).0.notice(note));
-        }
-    };
-    start_thread("base check", check).unwrap_or_else(|why| say(&why));
-    Ok((env, None))
+/// What a program prints; nothing where it is missing, takes longer than `limit` or prints too much.
+fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    run_program(command, limit, |_| true).map(|finished| finished.output).unwrap_or_default()
 }
 
 /// The end of what a program printed, in one line.
@@ -2287,153 +3892,227 @@ fn last_lines(text: &str) -> String {
     last_chars(&lines[lines.len().saturating_sub(3)..].join("; "), VALUE_SHOWN_CHARS * 5).to_owned()
 }
 
+fn says_one_of(text: &str, signs: &[&str]) -> bool {
+    signs.iter().any(|sign| text.contains(sign))
+}
+
 fn package_of(module: &str) -> &str {
     PACKAGES.split(' ').find_map(|pair| pair.strip_prefix(module)?.strip_prefix('=')).unwrap_or(module)
 }
 
-/// Installs a package into the environment, by uv or else by the pip that the environment sees; returns its name and
+/// Installs a package into the environment, by uv or else by the pip that the environment sees. Returns its name and
 /// version, and those of what came with it. Another server's install is waited for.
-fn install_package(env: &Path, package: &str, leash: Option<&Leash>) -> Result<String, String> {
-    let (end, python) = (Instant::now() + INSTALL_LIMIT, env.join("bin/python"));
-    let _held = lock(&env.join("install.lock"), INSTALL_LIMIT)?;
-    let told = |start: &&str| env::vars_os().any(|(name, _)| name.as_bytes().starts_with(start.as_bytes()));
-    // Where to look is told in settings that only pip knows: then it is asked first, if there is one.
-    let pip_first = FOR_PIP.iter().any(told) && !FOR_UV.iter().any(told);
-    let ways = if pip_first { [None, find_on_path("uv")] } else { [find_on_path("uv"), None] };
-    for uv in ways {
-        let mut command = Command::new(uv.as_ref().unwrap_or(&python));
-        match uv {
-            Some(_) => command.args(["pip", "install", "--python"]).arg(&python),
-            // The last three are against a pip.conf that installs elsewhere; an empty prefix or root would be relative.
-            None => command
-                .args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"])
-                .args(["--target=", "--root=/", "--prefix"])
-                .arg(env),
-        };
-        ELSEWHERE.iter().chain(&UNREADABLE).for_each(|name| _ = command.env_remove(name));
-        if env::current_dir().is_err() {
-            command.current_dir(env); // ours is deleted, and neither starts there
+fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool) -> Result<String, String> {
+    let end = Instant::now() + INSTALL_LIMIT;
+    let _held = lock(&environment.join("install.lock"), INSTALL_LIMIT, || !is_cancelled.load(Ordering::Relaxed))?;
+    // An installer that copies files already is let finish, unless the server exits: half a package would be found by
+    // every later import.
+    let is_wanted = |output: &[u8]| {
+        let is_copying = says_one_of(&String::from_utf8_lossy(output), &["Installing collected packages", "Prepared "]);
+        is_copying || !is_cancelled.load(Ordering::Relaxed)
+    };
+    let uv = find_program("uv");
+    // pip comes first where only pip has been told an index.
+    let pip_is_first = is_set(&PIP_SOURCES) && !is_set(&UV_SOURCES);
+    for installer in if pip_is_first { [None, uv] } else { [uv, None] } {
+        let command = installer_command(installer, environment, package);
+        let finished = run_program(command, end.saturating_duration_since(Instant::now()), is_wanted)?;
+        if finished.success {
+            return Ok(what_was_installed(&finished.output, package));
         }
-        let defaults = UNLESS_SET
-            .split(';')
-            .filter_map(|pair| pair.split_once('='))
-            .filter(|(name, _)| env::var_os(name).is_none());
-        command.envs(defaults).envs([("PIP_USER", "0"), ("PIP_DRY_RUN", "0")]).arg(package);
-        let (done, text) = run_program(command, end.saturating_duration_since(Instant::now()), leash)?;
-        if done {
-            // uv says ` + name==version`, pip `Successfully installed name-version …`, each in its own spelling.
-            let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
-            let lines = text.lines().map(str::trim_start);
-            let lines =
-                lines.filter_map(|line| line.strip_prefix("+ ").or(line.strip_prefix("Successfully installed ")));
-            let said =
-                lines.flat_map(|line| line.split(' ')).filter_map(|it| it.split_once("==").or(it.rsplit_once('-')));
-            let package = package.split('<').next().unwrap_or_default();
-            let ours = |name| if plain(name) == plain(package) { package } else { name };
-            let mut said: Vec<_> = said.map(|(name, version)| format!("{} {version}", ours(name))).collect();
-            said.sort_by_key(|it| it.split(' ').next() != Some(package));
-            return Ok(if said.is_empty() { package.to_owned() } else { said.join(", ") });
+        if !says_one_of(&finished.output, &ABSENT_SIGNS) {
+            let lead = if says_one_of(&finished.output, &OFFLINE_SIGNS) { NO_NETWORK } else { "" };
+            return Err(format!("{lead}{}", last_lines(&finished.output)));
         }
-        let lead = if OFFLINE.split('|').any(|sign| text.contains(sign)) { NO_NETWORK } else { "" };
-        ensure(ABSENT.split('|').any(|sign| text.contains(sign)), || format!("{lead}{}", last_lines(&text)))?;
     }
     Err("there is neither uv nor pip: install one of them".into())
+}
+
+/// Whether a setting is in our environment whose name starts with one of these.
+fn is_set(starts: &[&str]) -> bool {
+    env::vars_os().any(|(name, _)| starts.iter().any(|start| name.as_bytes().starts_with(start.as_bytes())))
+}
+
+/// The command of uv, or of pip where there is no `uv`.
+fn installer_command(uv: Option<PathBuf>, environment: &Path, package: &str) -> Command {
+    let python = environment.join("bin/python");
+    let mut command = Command::new(uv.as_ref().unwrap_or(&python));
+    if uv.is_some() {
+        command.args(["pip", "install", "--python"]).arg(&python);
+    } else {
+        command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]);
+        // Against a pip.conf that installs elsewhere. `--target=` undoes one that is set there; an empty prefix would
+        // be the working directory.
+        command.args(["--target=", "--root=/", "--prefix"]).arg(environment);
+    }
+    for name in REMOVED_SETTINGS {
+        command.env_remove(name);
+    }
+    for (name, value) in DEFAULT_SETTINGS {
+        if env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+    if env::current_dir().is_err() {
+        command.current_dir(environment); // ours is deleted, and neither starts there
+    }
+    command.envs([("PIP_USER", "0"), ("PIP_DRY_RUN", "0")]).arg(package);
+    command
+}
+
+/// uv says ` + name==version`, pip `Successfully installed name-version …`, each in its own spelling of the name.
+fn what_was_installed(output: &str, package: &str) -> String {
+    let package = package.split('<').next().unwrap_or_default();
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
+    let mut installed = Vec::new();
+    for line in output.lines().map(str::trim_start) {
+        let Some(words) = line.strip_prefix("+ ").or(line.strip_prefix("Successfully installed ")) else { continue };
+        for word in words.split(' ') {
+            match word.split_once("==").or(word.rsplit_once('-')) {
+                Some((name, version)) if plain(name) == plain(package) => {
+                    installed.insert(0, format!("{package} {version}"));
+                }
+                Some((name, version)) => installed.push(format!("{name} {version}")),
+                None => {}
+            }
+        }
+    }
+    if installed.is_empty() {
+        package.to_owned()
+    } else {
+        installed.join(", ")
+    }
 }
 
 impl Interpreter {
     /// Where a missing package is installed; None where none is.
     fn installs_into(&self) -> Option<&PathBuf> {
+        let environment = self.worker()?.environment.as_ref()?;
+        let Some(setting) = env::var_os("MCP_PY_AUTO_INSTALL") else { return Some(environment) };
         // Only a yes is one: the switch is there for people who do not trust this.
-        let yes = |told: &str| ["", "1", "on", "yes", "true"].contains(&told.trim().to_ascii_lowercase().as_str());
-        let on = env::var_os("MCP_PY_AUTO_INSTALL").is_none_or(|told| yes(&told.to_string_lossy()));
-        self.process.as_ref()?.env.as_ref().filter(|_| on)
+        let setting = setting.to_string_lossy().trim().to_ascii_lowercase();
+        if ["", "1", "on", "yes", "true"].contains(&setting.as_str()) {
+            Some(environment)
+        } else {
+            None
+        }
     }
 
     /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
-    fn install(&mut self, number: Value, module: String, desk: &mut Desk) {
-        let Some(env) = self.installs_into().cloned() else {
-            return self.installed(number, false, self.by_hand(&module), desk);
+    fn install(&mut self, number: u64, module: String, front: &mut Frontend) {
+        let Some(environment) = self.installs_into().cloned() else {
+            return self.installed(number, Err(self.how_to_install(&module)), front);
         };
         let package = package_of(&module).to_owned();
-        if let Some(since) = desk.offline.map(|at| at.elapsed()).filter(|since| *since < patience(OFFLINE_MEMORY)) {
+        let offline_for = front.offline_since.map(|at| at.elapsed());
+        if let Some(since) = offline_for.filter(|since| *since < scaled(OFFLINE_MEMORY)) {
             let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
-            return self.installed(number, false, why, desk);
+            return self.installed(number, Err(why), front);
         }
-        let Some(current) = &mut self.talk.current else { return };
-        desk.tell(current.key, "installing", format!("installing {package} for {module} …"));
-        let (key, name, asked) = (current.key, self.name.clone(), number.clone());
-        let leash = Arc::downgrade(current.installer.insert(Arc::new(())));
+        let name = self.name.clone();
+        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
+        if let Some((events, peer)) = front.events(cell.reader()) {
+            events.send(peer, json!({ "note": format!("[mcp-py: installing {package} for {module} …]") }));
+        }
+        let key = cell.key;
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        cell.installer = Some(CancelOnDrop(is_cancelled.clone()));
         let work = move || {
-            let (done, text) = match install_package(&env, &package, Some(&leash)) {
-                Ok(what) => (true, format!("installed {what} for {module}")),
-                Err(why) => (false, format!("{package} could not be installed: {why}")),
+            let outcome = match install_package(&environment, &package, &is_cancelled) {
+                Ok(installed) => Ok(format!("installed {installed} for {module}")),
+                Err(why) => Err(format!("{package} could not be installed: {why}")),
             };
-            post(move |server| {
-                let (interpreter, desk) = server.interpreter(&name);
-                if interpreter.talk.current.as_ref().is_some_and(|current| current.key == key) {
-                    interpreter.installed(number, done, text, desk);
-                }
-            });
+            post(move |server| server.installer_ended(&name, key, number, outcome));
         };
-        start_thread("installer", work).unwrap_or_else(|why| self.installed(asked, false, why, desk));
+        if let Err(why) = start_thread("installer", work) {
+            self.installed(number, Err(why), front);
+        }
     }
 
-    /// Tells the worker, which takes no stale answer, and whoever waits for the cell.
-    fn installed(&mut self, number: Value, done: bool, text: String, desk: &mut Desk) {
+    /// Tells the worker, and whoever waits for the cell. By the number the worker knows a stale answer, which it
+    /// ignores.
+    fn installed(&mut self, number: u64, outcome: Result<String, String>, front: &mut Frontend) {
+        let done = outcome.is_ok();
+        let (Ok(text) | Err(text)) = outcome;
         if !done && text.contains(NO_NETWORK) {
-            desk.offline = Some(Instant::now());
+            front.offline_since = Some(Instant::now());
         }
-        if let Some(current) = self.talk.current.as_ref().filter(|current| current.interrupt.is_none()) {
-            desk.tell(current.key, "note", text);
+        let Some(worker) = self.worker_mut() else { return };
+        if let Some(cell) = worker.stage.cell_mut().filter(|cell| cell.interrupt.is_none()) {
+            cell.note(text, front);
         }
-        self.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
+        worker.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
     }
 
-    /// How a module gets here that was not found.
-    fn by_hand(&self, module: &str) -> String {
+    /// What to tell of a missing module: how it can be installed.
+    fn how_to_install(&self, module: &str) -> String {
         if self.installs_into().is_some() {
             return format!("{module} is not installed; `import {module}` in a cell installs it");
         }
-        let python = self.process.as_ref().map(|process| quoted(&process.python)).unwrap_or_default();
+        let python = self.worker().map(|worker| quoted(&worker.python)).unwrap_or_default();
         format!("{module} is not installed; to install it: uv pip install --python {python} {}", package_of(module))
     }
 
     /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
-    fn take_picture(&mut self, desk: &mut Desk) {
-        let block = mem::take(&mut self.talk.picture);
-        let Some(key) = self.talk.current.as_ref().map(|current| current.key) else { return };
-        let Some(call) = desk.calls.get_mut(&key) else { return };
-        if block.len() > PICTURE_BYTES_MAX || call.pictures.len() >= FIGURES_MAX {
+    fn take_picture(&mut self, front: &mut Frontend) {
+        let Some(worker) = self.worker_mut() else { return };
+        let block = mem::take(&mut worker.partial_picture);
+        let Some(cell) = worker.stage.cell_mut() else { return };
+        if block.len() > PICTURE_BYTES_MAX || cell.figures >= FIGURES_MAX {
             let why = "figures of over 64 MiB, or over 100 in a cell, were dropped";
-            if call.notes.last().is_none_or(|last| last != why) {
-                desk.tell(key, "note", why.into());
+            if !mem::replace(&mut cell.has_dropped_figures, true) {
+                cell.note(why.into(), front);
             }
             return;
         }
+        cell.figures += 1;
         let bytes = from_base64(block.as_bytes());
-        let saved = desk.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
-            desk.files.grow(&path, bytes.len() as u64);
-            file.write_all(&bytes).map_err(about(&path))?;
+        let saved = front.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
+            front.files.grow(&path, bytes.len() as u64);
+            file.write_all(&bytes).map_err(with_path(&path))?;
             Ok(path.to_string_lossy().into_owned())
         });
-        // The header chunk comes first, with the sides, big-endian, at 16 and 20 (PNG specification, 11.2.1).
-        let mut sides = bytes.get(16..24).unwrap_or_default().chunks(4);
-        let small = bytes.len() <= IMAGE_BYTES_MAX && sides.all(|side| side <= &IMAGE_SIDE_MAX.to_be_bytes()[..]);
-        let shown = call.pictures.iter().filter_map(|picture| Some(picture.block.as_ref()?.len()));
-        let room = shown.clone().count() < IMAGES_MAX && shown.sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
-        call.pictures.push(Picture { path: saved.clone().ok(), block: Some(block).filter(|_| small && room) });
-        match saved {
-            Ok(path) => desk.tell(key, "image", path),
-            Err(why) => desk.tell(key, "note", format!("a figure could not be saved: {why}")),
+        let fits = bytes.len() <= IMAGE_BYTES_MAX && png_sides(&bytes).iter().all(|side| *side <= IMAGE_SIDE_MAX);
+        let pictures = &mut cell.output.pictures;
+        let shown: Vec<usize> = pictures.iter().filter_map(|it| Some(it.block.as_ref()?.len())).collect();
+        let has_room =
+            shown.len() < IMAGES_MAX && shown.iter().sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
+        let block = if fits && has_room { Some(block) } else { None };
+        pictures.push(Picture { path: saved.clone().ok(), block });
+        match (saved, front.events(cell.reader())) {
+            (Ok(path), Some((events, peer))) => events.send(peer, json!({ "image": path })),
+            (Ok(path), None) => cell.output.note(format!("figure saved: {path}")),
+            (Err(why), _) => cell.note(format!("a figure could not be saved: {why}"), front),
         }
     }
+}
+
+impl Server {
+    fn installer_ended(&mut self, name: &str, key: u64, number: u64, outcome: Result<String, String>) {
+        let Some(interpreter) = self.interpreters.get_mut(name) else { return };
+        let cell = interpreter.worker().and_then(|worker| worker.stage.cell());
+        if cell.is_some_and(|cell| cell.key == key) {
+            interpreter.installed(number, outcome, &mut self.front);
+        }
+    }
+}
+
+/// Width and height in pixels. The header chunk comes first, with both, big-endian, at 16 and 20 (PNG specification,
+/// 11.2.1).
+fn png_sides(bytes: &[u8]) -> [u32; 2] {
+    [16, 20].map(|at| {
+        let side = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+        side.map_or(0, u32::from_be_bytes)
+    })
 }
 
 /// RFC 4648, 4; what is not of its alphabet is passed over.
 fn from_base64(text: &[u8]) -> Vec<u8> {
     let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut values = [None; 256];
-    digits.iter().zip(0u8..).for_each(|(digit, value)| values[usize::from(*digit)] = Some(value));
+    for (digit, value) in digits.iter().zip(0u8..) {
+        values[usize::from(*digit)] = Some(value);
+    }
     let values: Vec<u8> = text.iter().filter_map(|digit| values[usize::from(*digit)]).collect();
     let mut bytes = Vec::with_capacity(values.len());
     for four in values.chunks(4) {
@@ -2443,124 +4122,211 @@ fn from_base64(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-// ── 9. Saved and discovered interpreters ─────────────────────────────────────────────────────────────────────────────
+// ── 10. Saved and discovered interpreters ────────────────────────────────────────────────────────────────────────────
 //
-// A configuration is an object as interpreters.json has it: python_path, cwd, env, startup_script, description. The
-// builtin's has no python_path. `~/.claude-workspace/python_interpreter/interpreters.json` is the original's file, in
-// its format: {"discover_jetbrains": true, "interpreters": {name: configuration}}. What we do not know in it is kept.
+// `~/.claude-workspace/python_interpreter/interpreters.json` is the original's file, in its format:
+// {"discover_jetbrains": true, "interpreters": {name: {python_path, cwd, env, startup_script, description}}}. What we
+// do not know in it is kept. All here looks at files: it is for the clerk and for doctor, never for the loop (I2).
 
-const CONFIG_MEMBERS: [&str; 5] = ["python_path", "cwd", "env", "startup_script", "description"];
+/// How to start an interpreter. What is None is left out; the builtin has nothing at all.
+#[derive(Clone, Default, PartialEq)]
+struct Config {
+    python_path: Option<PathBuf>,
+    cwd: Option<PathBuf>,
+    env: Option<BTreeMap<String, String>>,
+    startup_script: Option<String>,
+    description: Option<String>,
+}
 
-/// Where a configuration is from, and what it is.
-type Known = (Source, Object);
+impl Config {
+    /// From an entry of the file, or from add_interpreter's arguments.
+    fn from_json(entry: &Object) -> Config {
+        let owned = |name: &str| text(entry, name).map(str::to_owned);
+        let variables = entry.get("env").and_then(Value::as_object);
+        let env = variables.map(|variables| {
+            let strings = variables.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+            strings.collect()
+        });
+        Config {
+            python_path: owned("python_path").map(PathBuf::from),
+            cwd: owned("cwd").map(PathBuf::from),
+            env,
+            startup_script: owned("startup_script"),
+            description: owned("description"),
+        }
+    }
 
-/// An interpreter as list_interpreters shows it; the environment is never shown. `live` has its process, if any.
-fn describe(name: &str, source: Source, config: &Object, live: Option<&Interpreter>) -> Value {
-    let process = live.and_then(|live| live.process.as_ref());
-    // No file is looked at for a live one: the loop asks (I2). So a Python on PATH is not known.
-    let looked_for = || if live.is_some() { None } else { python_of(config).ok() };
-    let python = process.map(|process| process.python.clone()).or_else(|| Some(text(config, "python_path")?.into()));
-    let python = python.or_else(looked_for);
-    let version = |python: &PathBuf| live.map_or_else(|| version_in_venv(python), |live| live.talk.version.clone());
-    let here = || Some(env::current_dir().ok()?.display().to_string());
+    /// With absolute paths; they start at the project.
+    fn with_whole_paths(mut self, project: &Path) -> Config {
+        self.python_path = self.python_path.map(|path| whole_path(&path, project, true));
+        self.cwd = self.cwd.map(|path| whole_path(&path, project, false));
+        self
+    }
+
+    /// What is given counts, the rest stays.
+    fn overlaid_with(self, given: Config) -> Config {
+        Config {
+            python_path: given.python_path.or(self.python_path),
+            cwd: given.cwd.or(self.cwd),
+            env: given.env.or(self.env),
+            startup_script: given.startup_script.or(self.startup_script),
+            description: given.description.or(self.description),
+        }
+    }
+
+    /// Writes an entry of the file. The original reads one only where it has all five members, and `env` is an object.
+    fn save_as(&self, name: &str, list: &mut Object) {
+        let mut entry = match list.remove(name) {
+            Some(Value::Object(entry)) => entry,
+            _ => Object::new(),
+        };
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let members = json!({
+            "python_path": text(&self.python_path), "cwd": text(&self.cwd), "env": self.env.clone().unwrap_or_default(),
+            "startup_script": self.startup_script, "description": self.description,
+        });
+        entry.extend(members.as_object().cloned().unwrap_or_default());
+        list.insert(name.to_owned(), entry.into());
+    }
+}
+
+/// What can be started by its name alone.
+struct Known {
+    source: Source,
+    config: Config,
+    version: Option<String>, // of Python, where pyvenv.cfg tells
+}
+
+impl Known {
+    fn new(source: Source, config: Config) -> Known {
+        let version = config.python_path.as_deref().and_then(version_in_venv);
+        Known { source, config, version }
+    }
+}
+
+/// The builtin, the environments in the project, those that VIRTUAL_ENV and CONDA_PREFIX name, and the saved ones.
+#[derive(Default)]
+struct KnownInterpreters {
+    by_name: BTreeMap<String, Known>,
+    unreadable: Option<String>, // why the saved ones are missing
+}
+
+/// An interpreter as list_interpreters shows it; the environment's variables are never shown.
+fn describe(
+    name: &str,
+    source: Source,
+    config: &Config,
+    version: Option<&str>,
+    runs: bool,
+    worker: Option<&Worker>,
+) -> Value {
+    let python = worker.map(|worker| &worker.python).or(config.python_path.as_ref());
+    let cwd = worker.and_then(|worker| worker.cwd.as_ref()).or(config.cwd.as_ref());
+    let cwd = cwd.cloned().or_else(|| env::current_dir().ok());
     json!({
-        "name": name, "source": format!("{source:?}").to_lowercase(),
-        "description": text(config, "description").map(|text| keep_ends(text, NOTE_CHARS_MAX)),
-        "state": if live.is_some_and(Interpreter::runs) { "running" } else { "stopped" },
-        "python_path": python.as_ref().map(|path| path.display().to_string()),
-        "python_version": python.as_ref().and_then(version),
-        "cwd": text(config, "cwd").map(str::to_owned).or_else(here),
-        "has_startup_script": text(config, "startup_script").is_some(),
-        "pid": process.map(Process::pid),
-        "started_at": process.map(|process| iso_time(process.started.1)),
-        "uptime": process.map(|process| uptime(process.started.0)),
+        "name": name, "source": format!("{source:?}").to_lowercase(), "state": if runs { "running" } else { "stopped" },
+        "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
+        "python_path": python.map(|path| path.display().to_string()), "python_version": version,
+        "cwd": cwd.map(|cwd| cwd.display().to_string()), "has_startup_script": config.startup_script.is_some(),
+        "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
+        "started_at": worker.map(|worker| iso_time(worker.started.1)),
+        "uptime": worker.map(|worker| uptime(worker.started.0)),
     })
 }
 
-/// The Python of a configuration; for the builtin MCP_PY_PYTHON, else the first `python3` on PATH.
-fn python_of(config: &Object) -> Result<PathBuf, String> {
-    let here = env::current_dir().unwrap_or_else(|_| "/".into());
-    let told = env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty());
-    let told = || Some(whole_path(Path::new(&told?), &here, true));
-    let found = text(config, "python_path").map(PathBuf::from).or_else(told).or_else(|| find_on_path("python3"));
-    found.ok_or_else(|| "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
+/// What the clerk does for a call that concerns an interpreter: it looks what is known, and makes given paths absolute.
+fn look_up(action: Action, project: &Path) -> (Action, KnownInterpreters) {
+    let action = match action {
+        Action::Add { given, save } => Action::Add { given: given.with_whole_paths(project), save },
+        other => other,
+    };
+    (action, known_interpreters(project))
 }
 
-/// The Python to start, and whether there is a place to start it in; what else may be wrong, its start will tell.
-fn check_config(config: &Object) -> Result<PathBuf, String> {
-    let (python, of_builtin) = (python_of(config)?, text(config, "python_path").is_none());
-    let named = format!("{} {}", if of_builtin { "MCP_PY_PYTHON" } else { "python_path" }, python.display());
-    let within = || format!("{named} is a directory: try {}", python.join("bin/python").display());
-    ensure(!python.is_dir(), within)?;
-    ensure(!of_builtin || python.exists(), || format!("{named} does not exist"))?;
-    let cwd = text(config, "cwd").unwrap_or("/");
-    ensure(Path::new(cwd).is_dir(), || format!("cwd {cwd} is no directory"))?;
+/// Looks for what can be started by its name. Nothing is run for that.
+fn known_interpreters(project: &Path) -> KnownInterpreters {
+    let variable = |name: &str| env::var_os(name).unwrap_or_default();
+    let places = [
+        (".venv", OsString::from(".venv")),
+        ("venv", OsString::from("venv")),
+        ("virtualenv", variable("VIRTUAL_ENV")),
+        ("conda", variable("CONDA_PREFIX")),
+    ];
+    let mut known = KnownInterpreters::default();
+    let builtin = Config { python_path: base_python().ok(), ..Config::default() };
+    known.by_name.insert(BUILTIN.to_owned(), Known::new(Source::Builtin, builtin));
+    for (name, place) in places {
+        let python = project.join(&place).join("bin/python");
+        if !place.is_empty() && python.is_file() {
+            let config = Config { python_path: Some(python), ..Config::default() };
+            known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
+        }
+    }
+    let saved = match load_saved() {
+        Ok(saved) => saved.list,
+        Err(why) => {
+            known.unreadable = Some(why);
+            return known;
+        }
+    };
+    for (name, entry) in saved {
+        let Value::Object(entry) = entry else { continue };
+        let config = Config::from_json(&entry).with_whole_paths(project);
+        if config.python_path.is_some() && name != BUILTIN {
+            known.by_name.insert(name, Known::new(Source::Saved, config));
+        }
+    }
+    known
+}
+
+/// The builtin's base: MCP_PY_PYTHON, else the first `python3` on PATH.
+fn base_python() -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty()) {
+        let here = env::current_dir().unwrap_or_else(|_| "/".into());
+        return Ok(whole_path(Path::new(&path), &here, true));
+    }
+    let missing = "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON";
+    find_program("python3").ok_or_else(|| missing.into())
+}
+
+/// The Python to start, if it and its working directory can be used. What else may be wrong, its start will tell.
+fn check_config(config: &Config) -> Result<PathBuf, String> {
+    let (python, setting) = match &config.python_path {
+        Some(path) => (path.clone(), "python_path"),
+        None => (base_python()?, "MCP_PY_PYTHON"),
+    };
+    let named = format!("{setting} {}", python.display());
+    let is_dir = || format!("{named} is a directory: try {}", python.join("bin/python").display());
+    ensure(!python.is_dir(), is_dir)?;
+    // A python_path that does not exist fails when it is started, in words of the system.
+    ensure(config.python_path.is_some() || python.exists(), || format!("{named} does not exist"))?;
+    if let Some(cwd) = &config.cwd {
+        ensure(cwd.is_dir(), || format!("cwd {} is no directory", cwd.display()))?;
+    }
     Ok(python)
 }
 
 /// From pyvenv.cfg, without running anything.
 fn version_in_venv(python: &Path) -> Option<String> {
     let text = fs::read_to_string(python.parent()?.parent()?.join("pyvenv.cfg")).ok()?;
-    let mut lines = text.lines().filter_map(|line| line.split_once('='));
-    let (_, version) = lines.find(|(key, _)| matches!(key.trim(), "version" | "version_info"))?;
+    let mut settings = text.lines().filter_map(|line| line.split_once('='));
+    let (_, version) = settings.find(|(key, _)| matches!(key.trim(), "version" | "version_info"))?;
     Some(version.trim().splitn(4, '.').take(3).collect::<Vec<_>>().join("."))
-}
-
-/// What can be started by its name alone: environments in the project and in our own environment, without running
-/// them, and the saved ones with a python_path; or why these are missing.
-fn known() -> (BTreeMap<String, Known>, Option<String>) {
-    let places = [(".venv", ""), ("venv", ""), ("virtualenv", "VIRTUAL_ENV"), ("conda", "CONDA_PREFIX")];
-    let found = |(name, variable): (&str, &str)| {
-        let place = if variable.is_empty() { name.into() } else { env::var_os(variable)? };
-        let python = PROJECT.dir.join(&place).join("bin/python");
-        let config = Object::from_iter([("python_path".to_owned(), json!(python.display().to_string()))]);
-        (!place.is_empty() && python.is_file()).then(|| (name.to_owned(), (Source::Discovered, config)))
-    };
-    let saved = |(name, config): (String, Value)| {
-        let config = config_of(config.as_object()?);
-        let usable = text(&config, "python_path").is_some() && name != BUILTIN;
-        usable.then_some((name, (Source::Saved, config)))
-    };
-    let mut known: BTreeMap<_, _> = places.into_iter().filter_map(found).collect();
-    let unread = load_saved().map(|(list, _)| known.extend(list.into_iter().filter_map(saved))).err();
-    (known, unread)
-}
-
-/// A configuration from add_interpreter's arguments or from the file. Paths become absolute; they start at the project.
-fn config_of(told: &Object) -> Object {
-    let mut config = told.clone();
-    config.retain(|member, value| CONFIG_MEMBERS.contains(&member.as_str()) && !value.is_null());
-    for (member, value) in &mut config {
-        let (true, Value::String(path)) = (member == "python_path" || member == "cwd", value) else { continue };
-        *path = whole_path(Path::new(path), &PROJECT.dir, member == "python_path").display().to_string();
-    }
-    config
 }
 
 /// An absolute path: `~` is the home directory, a relative one starts at `dir`; a Python that is a bare name is looked
 /// for on PATH first.
 fn whole_path(path: &Path, dir: &Path, is_python: bool) -> PathBuf {
-    let at_home = path.strip_prefix("~").ok().and_then(|rest| Some(home_dir()?.join(rest)));
-    let bare = path.to_str().filter(|path| is_python && !path.contains('/'));
-    bare.and_then(find_on_path).or(at_home).unwrap_or_else(|| dir.join(path))
-}
-
-/// Those in the table, as list_interpreters shows them, but for what is just being looked up.
-fn live() -> Result<BTreeMap<String, Value>, String> {
-    let shown = |one: &Interpreter| Some((one.name.clone(), one.shown()?));
-    ask(move |server| server.interpreters.values().filter_map(shown).collect())
-}
-
-/// What is known of an interpreter that is not in the table.
-fn look_up(name: &str) -> Result<Known, String> {
-    let (mut known, unread) = known();
-    if let Some(found) = known.remove(name) {
-        return Ok(found);
+    let is_bare = path.to_str().is_some_and(|text| !text.contains('/'));
+    if is_python && is_bare {
+        if let Some(found) = find_program(path) {
+            return found;
+        }
     }
-    unread.map_or(Ok(()), Err)?; // perhaps it is there, in a file that can't be read
-    let names: BTreeSet<_> = known.into_keys().chain(live()?.into_keys()).collect();
-    let names = names.into_iter().collect::<Vec<_>>().join(", ");
-    Err(format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one"))
+    match (path.strip_prefix("~"), home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => dir.join(path),
+    }
 }
 
 fn saved_dir() -> Result<PathBuf, String> {
@@ -2568,53 +4334,79 @@ fn saved_dir() -> Result<PathBuf, String> {
     Ok(home.join(".claude-workspace/python_interpreter"))
 }
 
-/// The list of saved interpreters, and what else is in its file. No file is an empty list; one that does not parse is
-/// an error, and is left alone.
-fn load_saved() -> Result<(Object, Object), String> {
-    let path = saved_dir()?.join("interpreters.json");
-    let left = |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
+/// What is in interpreters.json.
+struct SavedFile {
+    list: Object, // the configurations by name
+    rest: Object, // what else is in it
+}
+
+/// Reads the first SAVED_BYTES_MAX of a file. Nobody waits at a FIFO (I9).
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path); // not to wait at a FIFO
-    match file.and_then(|file| file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => bytes = br#"{"discover_jetbrains": true}"#.into(),
-        Err(error) => return Err(left(&error)),
-        Ok(_) if bytes.len() as u64 == SAVED_BYTES_MAX => return Err(left(&"it has 8 MiB or more")),
-        Ok(_) => {}
-    }
-    let mut root: Object = serde_json::from_slice(&bytes).map_err(|error| left(&error))?;
-    match root.remove("interpreters").unwrap_or_else(|| json!({})) {
-        Value::Object(list) => Ok((list, root)),
-        _ => Err(left(&"its \"interpreters\" is no object")),
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    file.take(SAVED_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// No file is an empty list. A file that does not parse is an error, and is left alone.
+fn load_saved() -> Result<SavedFile, String> {
+    let path = saved_dir()?.join("interpreters.json");
+    let unreadable =
+        |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
+    let bytes = match read_limited(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => br#"{"discover_jetbrains": true}"#.into(),
+        Err(error) => return Err(unreadable(&error)),
+        Ok(bytes) if bytes.len() as u64 == SAVED_BYTES_MAX => return Err(unreadable(&"it has 8 MiB or more")),
+        Ok(bytes) => bytes,
+    };
+    let mut rest: Object = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    match rest.remove("interpreters").unwrap_or_else(|| json!({})) {
+        Value::Object(list) => Ok(SavedFile { list, rest }),
+        _ => Err(unreadable(&"its \"interpreters\" is no object")),
     }
 }
 
-/// Changes the saved interpreters, under the lock that all servers share: read, change, write beside, fsync, rename.
+/// Changes the saved interpreters, under the lock that all servers share: read, change, write beside, sync, rename.
 fn update_saved(change: impl FnOnce(&mut Object)) -> Result<(), String> {
     let path = saved_dir()?.join("interpreters.json");
-    let _held = lock(&path.with_extension("lock"), LOCK_LIMIT)?;
-    let (mut list, mut root) = load_saved()?;
+    let _held = lock(&path.with_extension("lock"), LOCK_LIMIT, || true)?;
+    let SavedFile { mut list, mut rest } = load_saved()?;
     change(&mut list);
-    root.insert("interpreters".into(), list.into());
+    rest.insert("interpreters".into(), list.into());
     let path = fs::canonicalize(&path).unwrap_or(path); // where it is a link, its target is what is replaced
     let beside = path.with_extension("new");
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
-    let text = format!("{:#}\n", Value::Object(root));
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&beside, &path)).map_err(about(&path))
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(format!("{:#}\n", Value::Object(rest)).as_bytes())?;
+        sync(&file)?;
+        fs::rename(&beside, &path)
+    };
+    write().map_err(with_path(&path))
 }
 
-/// Holds a lock that all servers of this user share, for as long as the file is open.
-fn lock(path: &Path, limit: Duration) -> Result<File, String> {
+/// Waits for a lock that all servers of this user share, up to `limit` and as long as it is wanted. It is held for as
+/// long as the file is open.
+fn lock(path: &Path, limit: Duration, is_wanted: impl Fn() -> bool) -> Result<File, String> {
     let dir = path.parent().unwrap_or(path);
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(about(dir))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(with_path(dir))?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let held = file.map_err(about(path))?;
-    let end = Instant::now() + patience(limit);
-    while !sys::try_lock(&held) {
-        ensure(Instant::now() < end, || format!("{} is held by another process", path.display()))?;
-        thread::sleep(Duration::from_millis(5));
+    let file = file.map_err(with_path(path))?;
+    let end = Instant::now() + scaled(limit);
+    while !sys::try_lock(&file) {
+        let waits = Instant::now() < end && is_wanted();
+        ensure(waits, || format!("{} is held by another process", path.display()))?;
+        thread::sleep(LOCK_RETRY);
     }
-    Ok(held)
+    Ok(file)
+}
+
+/// Flushes a file to the disk. Some network file systems do not support that on macOS (F_FULLFSYNC): there it is done
+/// as far as it can be.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => Ok(()),
+        synced => synced,
+    }
 }
 
 #[allow(deprecated)] // until Rust 1.87, for its ways on Windows
@@ -2622,401 +4414,541 @@ fn home_dir() -> Option<PathBuf> {
     env::home_dir().filter(|home| home.is_absolute())
 }
 
-fn find_on_path(program: &str) -> Option<PathBuf> {
-    let is_program = |path: &PathBuf| fs::metadata(path).is_ok_and(|is| is.is_file() && is.mode() & 0o111 != 0);
-    let in_dir = |dir: PathBuf| Some(dir.join(program)).filter(|path| path.is_absolute() && is_program(path));
-    env::split_paths(&env::var_os("PATH")?).find_map(in_dir)
+fn find_on_path(program: impl AsRef<Path>) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(&program)).find(|path| is_program(path))
 }
 
-// ── 10. The bridge ───────────────────────────────────────────────────────────────────────────────────────────────────
+fn is_program(path: &Path) -> bool {
+    path.is_absolute() && fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+}
+
+/// On PATH; on macOS also where a shell would find it, for the apps of the desktop pass a short PATH. Apple's stub of
+/// python3 comes last, and only where it leads to a Python: else it opens a dialog.
+fn find_program(program: impl AsRef<Path>) -> Option<PathBuf> {
+    if !IS_MACOS {
+        return find_on_path(program);
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let home = home_dir().map(|home| home.join(".local/bin"));
+    let others = ["/opt/homebrew/bin", "/usr/local/bin", "/bin", "/usr/bin", "/usr/sbin"].map(PathBuf::from);
+    let dirs = env::split_paths(&path).chain(home).chain(others);
+    let mut found: Vec<PathBuf> = dirs.map(|dir| dir.join(&program)).filter(|path| is_program(path)).collect();
+    let stub = fs::canonicalize(APPLE_STUB).unwrap_or_default();
+    let is_stub = |path: &PathBuf| resolves_to(path, &stub);
+    found.sort_by_key(is_stub);
+    found.into_iter().find(|path| !is_stub(path) || APPLE_PYTHONS.iter().any(|python| Path::new(python).exists()))
+}
+
+const APPLE_STUB: &str = "/usr/bin/python3";
+const APPLE_PYTHONS: [&str; 2] = [
+    "/Library/Developer/CommandLineTools/usr/bin/python3",
+    "/Applications/Xcode.app/Contents/Developer/usr/bin/python3",
+];
+
+// ── 11. The bridge ───────────────────────────────────────────────────────────────────────────────────────────────────
 //
-// HTTP/1.1 on a Unix socket, one request a connection, served by the loop. The socket has a name of its own, and
-// where nobody else has it the name of the host, by which the client finds it.
+// HTTP/1.1 on a Unix socket, one request per connection, served by the loop. The socket is bound under a name of its
+// own, with our pid in it. The shared name, made of the host's pid, is a link to it, unless another live server of that
+// host has it. The client looks there first.
 
 /// Where we are reached.
 struct Bridge {
     listener: UnixListener,
     own: PathBuf,
-    shared: Option<PathBuf>,   // None without a host
+    shared: Option<PathBuf>, // the name made of the host's pid, perhaps another server's; None without a host
     inode: Option<(u64, u64)>, // of the socket, by which our names are known
 }
 
 /// A connection.
 struct Peer {
     stream: UnixStream,
-    input: Vec<u8>, // a request that is not complete; while draining, what is read away
+    input: Vec<u8>, // a request that is not complete; while draining, what is read and dropped
     out: Outbox,
     phase: Phase,
     until: Option<Instant>, // when it is dropped, unless it moves before
-    without_body: bool,     // HEAD
-    call: Option<u64>,      // what its hang-up interrupts
+    is_head: bool,          // it asked by HEAD: its answer has no body
+    is_stream: bool,        // it reads events; its cell waits where it is slow
+    call: Option<u64>,      // is cancelled when it hangs up
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 enum Phase {
     Reading,
     Serving,  // what it sends now is ignored
     Ending,   // the answer is complete: it is written, then our end is shut
-    Draining, // what it still sends is read away, for closing would cut off our answer
+    Draining, // what it still sends is read and dropped, for closing would cut off our answer
 }
 
-/// Our names, bound and published by the first thread that asks. Err says why the host's is not ours.
-static PUBLISHED: LazyLock<Result<(), String>> = LazyLock::new(|| {
-    let (host, own) = (HOST.pid, std::process::id());
-    let name = |of: String| PathBuf::from(format!("{SOCKETS}{of}.sock"));
-    let shared = host.map(|host| name(host.to_string()));
-    let path = name(host.map_or(own.to_string(), |host| format!("{host}-{own}")));
-    let _ = fs::remove_file(&path); // of a dead process that had our pid
-    let listener = UnixListener::bind(&path).and_then(|listener| {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true).map(|()| listener)
-    });
-    let listener = listener.map_err(|error| format!("no bridge at {}: {error}", path.display()))?;
-    let bridge = Bridge { listener, own: path.clone(), shared: shared.clone(), inode: inode(&path) };
-    ask(|server| server.bridge = Some(bridge))?;
-    shared.map_or(Ok(()), |shared| publish(&path, &shared))
-});
+/// The answer of a streaming call: events, a JSON object per line.
+#[derive(Default)]
+struct EventStream {
+    is_chunked: bool,
+    has_begun: bool,       // its head is sent
+    is_within_line: bool,  // stdout, as far as it was sent
+    has_result: bool,      // a long result, which is sent as it comes
+    partial: [Vec<u8>; 2], // of stdout and stderr, bytes of a character that is not complete
+}
 
-/// Links the host's name to our socket, if nobody lives there. A dead socket is moved away first, so that of two who
-/// find it dead only one moves it; who moved a living one by that puts it back.
-fn publish(own: &Path, shared: &Path) -> Result<(), String> {
-    let beside = own.with_extension("old");
-    for _ in 0..3 {
-        let linked = fs::hard_link(own, shared).or_else(|error| match error.kind() {
-            ErrorKind::AlreadyExists => Err(error),
-            _ => std::os::unix::fs::symlink(own, shared), // where sockets can't be linked
-        });
-        let (Err(_), there) = (linked, inode(shared)) else { return Ok(()) };
-        let is = fs::symlink_metadata(shared).ok().filter(|is| is.uid() == sys::user_id()).map(|is| is.file_type());
-        let ours = is.is_some_and(|kind| kind.is_socket() || kind.is_symlink());
-        let refused = |error: io::Error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound);
-        if !ours || !UnixStream::connect(shared).is_err_and(refused) {
-            break;
+impl Bridge {
+    /// Binds our own name, and the host's unless somebody lives there. For the clerk.
+    fn bind(host: Option<i32>) -> Result<Bridge, String> {
+        let own_pid = std::process::id();
+        let name = |of: String| PathBuf::from(format!("{SOCKETS}{of}.sock"));
+        let shared = host.map(|host| name(host.to_string()));
+        let own = match host {
+            Some(host) => name(format!("{host}-{own_pid}")),
+            None => name(own_pid.to_string()),
+        };
+        if is_dead(&own) {
+            let _ = fs::remove_file(&own); // of a process that had our pid
         }
-        if fs::rename(shared, &beside).is_ok() && inode(&beside) != there {
-            let _ = fs::hard_link(&beside, shared);
+        let listen = || {
+            let listener = UnixListener::bind(&own)?;
+            fs::set_permissions(&own, fs::Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let listener = listen().map_err(|error: io::Error| format!("no bridge at {}: {error}", own.display()))?;
+        if let Some(shared) = &shared {
+            if !claim(shared, &own) {
+                log(&format!("{} is taken; this session's socket is {}", shared.display(), own.display()));
+            }
         }
-        let _ = fs::remove_file(&beside);
+        let inode = inode(&own);
+        Ok(Bridge { listener, own, shared, inode })
     }
-    Err(format!("{} is taken; this session's socket is {}", shared.display(), own.display()))
+
+    /// The name to reach us by.
+    fn reached(&self) -> &Path {
+        match &self.shared {
+            Some(shared) if inode(shared) == self.inode => shared,
+            _ => &self.own,
+        }
+    }
+}
+
+/// Links the host's name to our socket, after removing a dead server's link. Where two servers find that dead at once,
+/// the later one may remove the link that the earlier one has just made; each is still found by its own name.
+fn claim(shared: &Path, own: &Path) -> bool {
+    if let Ok(there) = fs::symlink_metadata(shared) {
+        let kind = there.file_type();
+        let is_ours = there.uid() == sys::user_id() && (kind.is_socket() || kind.is_symlink());
+        if is_ours && is_dead(shared) {
+            let _ = fs::remove_file(shared);
+        }
+    }
+    symlink(own, shared).is_ok()
 }
 
 /// Device and number of what a path names, links followed.
 fn inode(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|is| (is.dev(), is.ino()))
-}
-
-impl Bridge {
-    /// The name to reach us by.
-    fn reached(&self) -> PathBuf {
-        self.shared.as_ref().filter(|shared| inode(shared) == self.inode).unwrap_or(&self.own).clone()
-    }
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 impl Drop for Bridge {
-    /// Takes our names back, as far as they are ours.
+    /// Removes our names, as far as they are ours.
     fn drop(&mut self) {
-        for name in self.shared.iter().chain([&self.own]).filter(|name| inode(name) == self.inode) {
-            let _ = fs::remove_file(name);
+        for name in self.shared.iter().chain([&self.own]) {
+            if inode(name) == self.inode {
+                let _ = fs::remove_file(name);
+            }
         }
     }
 }
 
-/// The tool that a request asks for: none for /health; /interrupt takes what list_vars does.
-fn route(head: &http::Head) -> Result<Option<&'static Tool>, http::Refusal> {
-    let path = head.path.as_str();
-    let tool = match path {
-        "/interrupt" => find_tool("list_vars"),
-        "/execute" => find_tool("execute"),
-        _ => path.strip_prefix("/tools/").and_then(find_tool),
-    };
-    match (path, head.method.as_str()) {
-        ("/health", "GET" | "HEAD") => Ok(None),
-        ("/health", _) => Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET"))),
-        _ if tool.is_none() => Err(("404 Not Found", format!("there is no {path} here"))),
-        (_, "POST") => Ok(tool),
-        _ => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST"))),
+/// What a path asks for.
+enum Endpoint {
+    Health,
+    Interrupt,
+    Execute,
+    Wait,
+    Tool(&'static Tool),
+}
+
+impl Endpoint {
+    fn of(head: &http::Head) -> Result<Endpoint, http::Refusal> {
+        let path = head.path.as_str();
+        let endpoint = match path {
+            "/health" => Some(Endpoint::Health),
+            "/interrupt" => Some(Endpoint::Interrupt),
+            "/execute" => Some(Endpoint::Execute),
+            "/wait" => Some(Endpoint::Wait),
+            _ => path.strip_prefix("/tools/").and_then(find_tool).map(Endpoint::Tool),
+        };
+        match (endpoint, head.method.as_str()) {
+            (None, _) => Err(("404 Not Found", format!("there is no {path} here"))),
+            (Some(Endpoint::Health), "GET" | "HEAD") => Ok(Endpoint::Health),
+            (Some(Endpoint::Health), _) => {
+                Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET")))
+            }
+            (Some(endpoint), "POST") => Ok(endpoint),
+            (Some(_), _) => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST"))),
+        }
     }
 }
 
 impl Server {
     fn accept(&mut self) {
-        let Some(Ok((stream, _))) = self.bridge.as_ref().map(|bridge| bridge.listener.accept()) else {
-            return thread::sleep(ACCEPT_PAUSE); // there are no descriptors: not at once again
+        let Some(bridge) = &self.bridge else { return };
+        let Ok((stream, _)) = bridge.listener.accept() else {
+            return thread::sleep(ACCEPT_PAUSE); // there are no descriptors: not again at once
         };
-        let ours = sys::peer(&stream).is_some_and(|(_, uid)| uid == sys::user_id());
-        if !ours || stream.set_nonblocking(true).is_err() {
+        let is_ours = sys::peer(&stream).is_some_and(|(_, uid)| uid == sys::user_id());
+        if !is_ours || stream.set_nonblocking(true).is_err() {
             return; // not a byte for others (I10)
         }
-        let (id, full) = (self.desk.key(), self.desk.peers.len() >= PEERS_MAX);
-        let (input, out, until) = (Vec::new(), Outbox::default(), Some(Instant::now() + patience(REQUEST_LIMIT)));
-        let peer = Peer { stream, input, out, phase: Phase::Reading, until, without_body: false, call: None };
-        self.desk.peers.insert(id, peer);
-        if full {
-            self.desk.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
+        let id = self.front.key();
+        let is_full = self.front.peers.len() >= PEERS_MAX;
+        let peer = Peer {
+            stream,
+            input: Vec::new(),
+            out: Outbox::default(),
+            phase: Phase::Reading,
+            until: Some(Instant::now() + scaled(REQUEST_LIMIT)),
+            is_head: false,
+            is_stream: false,
+            call: None,
+        };
+        self.front.peers.insert(id, peer);
+        if is_full {
+            self.front.refuse(id, "503 Service Unavailable", &format!("{PEERS_MAX} connections are open already"));
         }
     }
 
     /// Poll has something for a peer, or its time is over.
-    fn attend_peer(&mut self, id: u64, ready: libc::c_short) {
-        let Some(peer) = self.desk.peers.get_mut(&id) else { return };
-        let late = peer.until.is_some_and(|end| end <= Instant::now());
-        let arriving = peer.phase == Phase::Reading;
-        if (late && !arriving) || peer.attend(ready, &mut self.desk.buffer).is_err() {
-            let call = self.desk.peers.remove(&id).and_then(|peer| peer.call);
-            return call.into_iter().for_each(|key| self.cancel(key));
-        }
-        if arriving {
-            self.take_request(id, late).unwrap_or_else(|(status, why)| self.desk.refuse(id, status, &why));
+    fn on_peer_ready(&mut self, id: u64, ready: libc::c_short) {
+        let Some(peer) = self.front.peers.get_mut(&id) else { return };
+        let is_late = peer.until.is_some_and(|end| end <= Instant::now());
+        let is_arriving = peer.phase == Phase::Reading;
+        // A request that is late is refused by take_request, what else is late is dropped.
+        let is_gone = (is_late && !is_arriving) || peer.on_ready(ready, &mut self.front.buffer).is_err();
+        if is_gone {
+            let call = self.front.peers.remove(&id).and_then(|peer| peer.call);
+            if let Some(key) = call {
+                self.cancel(key);
+            }
+        } else if is_arriving {
+            if let Err((status, why)) = self.take_request(id, is_late) {
+                self.front.refuse(id, status, &why);
+            }
         }
     }
 
     /// Serves a request that is complete; an error is for the caller to answer.
-    fn take_request(&mut self, id: u64, late: bool) -> Result<(), http::Refusal> {
-        let Some(peer) = self.desk.peers.get_mut(&id) else { return Ok(()) };
-        peer.without_body = peer.input.starts_with(b"HEAD ");
-        let in_time = || ensure(!late, || "the request did not arrive within 10 s".into());
-        let in_time = || in_time().map_err(|why| ("408 Request Timeout", why));
-        let Some(head) = http::head(&peer.input) else { return in_time() };
+    fn take_request(&mut self, id: u64, is_late: bool) -> Result<(), http::Refusal> {
+        let Some(peer) = self.front.peers.get_mut(&id) else { return Ok(()) };
+        peer.is_head = peer.input.starts_with(b"HEAD ");
+        let too_late = ("408 Request Timeout", "the request did not arrive within 10 s".to_owned());
+        let Some(head) = http::head(&peer.input) else {
+            return if is_late { Err(too_late) } else { Ok(()) };
+        };
         let head = head?;
-        let tool = route(&head)?;
-        if let Some(body) = peer.input.get(head.size..head.size + head.length) {
-            let body = if body.is_empty() || head.method != "POST" { b"{}" } else { body };
-            let given = serde_json::from_slice(body);
-            (peer.phase, peer.input, peer.until) = (Phase::Serving, Vec::new(), None);
-            let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
-            return self.serve_peer(id, &head, tool, given).map_err(|why| ("400 Bad Request", why));
-        }
-        if head.expects && peer.input.len() == head.size && !late {
-            peer.push(b"HTTP/1.1 100 Continue\r\n\r\n", &mut self.desk.files);
-        }
-        in_time()
+        let endpoint = Endpoint::of(&head)?;
+        let Some(body) = peer.input.get(head.size..head.size + head.length) else {
+            if is_late {
+                return Err(too_late);
+            }
+            if head.expects && peer.input.len() == head.size {
+                peer.push(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            return Ok(());
+        };
+        let has_body = !body.is_empty() && head.method == "POST";
+        let given = serde_json::from_slice::<Object>(if has_body { body } else { b"{}" });
+        peer.phase = Phase::Serving;
+        peer.input = Vec::new();
+        peer.until = None;
+        let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
+        self.serve_peer(id, endpoint, given, !head.is_http_1_0).map_err(|why| ("400 Bad Request", why))
     }
 
-    /// An error says what is wrong with what was given.
-    fn serve_peer(&mut self, id: u64, head: &http::Head, tool: Option<&Tool>, mut given: Object) -> Result<(), String> {
-        let flag = |name: &str| match given.get(name).unwrap_or(&Value::Null) {
-            Value::Null => Ok(false),
-            Value::Bool(flag) => Ok(*flag),
-            other => Err(format!("{name:?} must be true or false, got {other}")),
-        };
-        let mut to = To::Tool(id);
-        if let ("/execute" | "/interrupt", Some(tool)) = (&*head.path, tool) {
-            let (stream, full) = (flag("stream")?, flag("full")?);
-            given.retain(|member, _| matches!(member.as_str(), "code" | "interpreter" | "timeout"));
-            given = tool.check(given)?;
-            to = if stream { To::Stream(id, Stream::new(full, !head.old)) } else { To::Execute(id) };
-        }
-        let name = text(&given, "interpreter").unwrap_or(BUILTIN).to_owned();
-        if head.path == "/interrupt" {
-            let interrupted = self.interpreters.get_mut(&name).map(|one| one.interrupt(None, &mut self.desk));
-            let respond = move |desk: &mut Desk, found: Result<bool, String>| match found {
-                Ok(interrupted) => desk.respond(id, "200 OK", &json!({ "interrupted": interrupted })),
-                Err(why) => desk.refuse(id, "404 Not Found", &why),
-            };
-            let Some(interrupted) = interrupted else {
-                return self.errand(move || {
-                    let found = look_up(&name).map(|_| false);
-                    post(move |server| respond(&mut server.desk, found));
-                });
-            };
-            respond(&mut self.desk, Ok(interrupted));
-            return Ok(());
-        }
-        let key = self.desk.open_call(to, None);
-        self.desk.peers.get_mut(&id).into_iter().for_each(|peer| peer.call = Some(key));
-        let started = match tool {
-            Some(tool) => self.run_tool(key, tool, given),
-            None => self.errand_for(key, || {
-                let (session_id, since) = (HOST.session_id(), uptime(STARTED.0));
-                Ok(json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": since,
-                    "session_id": session_id, "project_dir": PROJECT.dir.to_string_lossy(), "host": HOST.name}))
-            }),
-        };
-        match started {
-            Err(why) => self.desk.finish(key, Some(&why), EXIT_FAILED),
-            Ok(()) if !self.lanes.contains_key(&name) => {
-                self.desk.event(key, None, false); // a stream's head; else there may be none of that name
+    /// Serves a request. An error says what is wrong with what was given.
+    fn serve_peer(&mut self, peer: u64, endpoint: Endpoint, given: Object, is_chunked: bool) -> Result<(), String> {
+        match endpoint {
+            Endpoint::Health => {
+                let key = self.open_peer_call(peer, Form::Tool);
+                self.ask_clerk(None, health, move |server, health| server.front.answer(key, health));
             }
-            Ok(()) => {}
+            Endpoint::Interrupt => {
+                let given = checked("list_vars", given, &["interpreter"])?; // a tool with the same argument
+                self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned());
+            }
+            Endpoint::Execute => {
+                let form = form_of(&given, is_chunked)?;
+                let given = checked("execute", given, &["code", "interpreter", "timeout", "wait"])?;
+                let key = self.open_peer_call(peer, form);
+                self.execute(key, &given);
+            }
+            Endpoint::Wait => {
+                let form = form_of(&given, is_chunked)?;
+                let given = checked("wait", given, &["interpreter", "seconds"])?;
+                let key = self.open_peer_call(peer, form);
+                self.wait(key, &given);
+            }
+            Endpoint::Tool(tool) => {
+                let key = self.open_peer_call(peer, Form::Tool);
+                self.run_tool(key, tool, &given);
+            }
         }
         Ok(())
     }
+
+    fn open_peer_call(&mut self, id: u64, form: Form) -> u64 {
+        let is_stream = matches!(form, Form::Stream(_));
+        let key = self.front.open_call(ReplyTo::Bridge { peer: id, form }, None);
+        if let Some(peer) = self.front.peers.get_mut(&id) {
+            peer.call = Some(key);
+            peer.is_stream = is_stream;
+        }
+        key
+    }
+
+    fn interrupt_for_peer(&mut self, peer: u64, name: String) {
+        if let Some(interpreter) = self.interpreters.get_mut(&name) {
+            let interrupted = interpreter.interrupt_running();
+            return self.front.respond(peer, "200 OK", &json!({ "interrupted": interrupted }));
+        }
+        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
+        self.ask_clerk(None, look, move |server, known| {
+            if known.by_name.contains_key(&name) {
+                return server.front.respond(peer, "200 OK", &json!({"interrupted": false}));
+            }
+            let why = server.unknown_interpreter(&name, known);
+            server.front.refuse(peer, "404 Not Found", &why);
+        });
+    }
+}
+
+/// The form of an answer that may be a stream; an error where what was given says neither.
+fn form_of(given: &Object, is_chunked: bool) -> Result<Form, String> {
+    match given.get("stream") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok(Form::Execute),
+        Some(Value::Bool(true)) => Ok(Form::Stream(EventStream { is_chunked, ..EventStream::default() })),
+        Some(other) => Err(format!("\"stream\" must be true or false, got {other}")),
+    }
+}
+
+/// The members that an endpoint takes, checked as a tool's arguments; others are ignored.
+fn checked(tool: &str, mut given: Object, members: &[&str]) -> Result<Object, String> {
+    given.retain(|member, _| members.contains(&member.as_str()));
+    if let Some(tool) = find_tool(tool) {
+        tool.check(&given)?;
+    }
+    Ok(given)
+}
+
+fn health(surroundings: &Surroundings) -> Value {
+    let Surroundings { host, project } = surroundings;
+    json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": uptime(STARTED.0),
+        "session_id": host.session_id(), "project_dir": project.dir.to_string_lossy(), "host": host.name})
 }
 
 impl Peer {
     fn watch(&self) -> libc::pollfd {
-        let deaf = matches!(self.phase, Phase::Serving | Phase::Ending);
-        self.out.watch(self.stream.as_raw_fd(), if deaf { 0 } else { libc::POLLIN })
+        let events = match self.phase {
+            Phase::Reading | Phase::Draining => libc::POLLIN,
+            Phase::Serving | Phase::Ending => libc::POLLHUP, // which macOS reports only where it is asked for
+        };
+        self.out.watch(self.stream.as_raw_fd(), events)
     }
 
-    /// Writes and reads what can be; an error where it is gone, which it is not when it shut its end only.
-    fn attend(&mut self, ready: libc::c_short, buffer: &mut [u8]) -> io::Result<()> {
+    /// Writes and reads what can be; an error where the peer has gone. One that only shut its sending half is still
+    /// there.
+    fn on_ready(&mut self, ready: libc::c_short, buffer: &mut [u8]) -> io::Result<()> {
         if ready & (libc::POLLHUP | libc::POLLERR) != 0 {
             return Err(ErrorKind::BrokenPipe.into());
         }
         if self.out.flush(self.stream.as_raw_fd()) {
-            self.until = Some(Instant::now() + patience(PEER_PATIENCE)).filter(|_| !self.out.is_empty());
+            self.until = self.takes_until();
         }
         if self.out.is_empty() && self.phase == Phase::Ending {
             self.stream.shutdown(std::net::Shutdown::Write)?;
-            (self.phase, self.until) = (Phase::Draining, Some(Instant::now() + PEER_DRAIN));
+            self.phase = Phase::Draining;
+            self.until = Some(Instant::now() + PEER_DRAIN);
         }
         if ready & libc::POLLIN != 0 {
             let count = self.stream.read(buffer)?;
             self.input.extend_from_slice(&buffer[..count]);
-            let enough = self.phase == Phase::Draining && self.input.len() > PEER_DRAIN_BYTES;
-            ensure(count > 0 && !enough, || "it is gone".into()).map_err(io::Error::other)?;
+            let is_too_much = self.phase == Phase::Draining && self.input.len() > PEER_DRAIN_BYTES;
+            if count == 0 || is_too_much {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
         }
         Ok(())
     }
 
-    /// Sends something; what the peer does not take waits for it. What fails here drops the peer.
-    fn push(&mut self, bytes: &[u8], files: &mut OutputFiles) {
-        let waited = !self.out.is_empty();
-        let kept = self.out.push(self.stream.as_raw_fd(), bytes, Some(files));
-        if !waited && !self.out.is_empty() {
-            self.until = Some(Instant::now() + patience(PEER_PATIENCE));
+    /// By when it has to take some of what waits. A reader of events may take its time, as `less` does.
+    fn takes_until(&self) -> Option<Instant> {
+        if self.out.is_empty() || self.is_stream {
+            None
+        } else {
+            Some(Instant::now() + scaled(PEER_PATIENCE))
         }
-        if !kept || self.attend(0, &mut []).is_err() {
+    }
+
+    /// Sends something; what the peer does not take waits for it. A failure drops the peer at the next tick.
+    fn push(&mut self, bytes: &[u8]) {
+        self.out.push(self.stream.as_raw_fd(), bytes);
+        self.until = self.until.or(self.takes_until()); // the time runs from the first bytes that wait
+        if self.on_ready(0, &mut []).is_err() {
             self.until = Some(Instant::now());
         }
     }
 }
 
-const STREAMS: [&str; 3] = ["stdout", "stderr", "stdout"]; // a result that is sent on is, for people, on stdout
-
-/// What a streaming call has sent, and what it holds back until it is known whether its output has to be cut.
-struct Stream {
-    full: bool, // nothing is cut
-    chunked: bool,
-    begun: bool,  // its head is sent
-    left: usize,  // characters that may still go out at once
-    spare: usize, // characters that may still be held back
-    held: Vec<Value>,
-    nudged: Instant,       // when it was told last that there is more, which is not shown
-    sent: [u64; 3],        // characters, of each stream
-    partial: [Vec<u8>; 3], // bytes of a character that is not complete
-}
-
-impl Stream {
-    fn new(full: bool, chunked: bool) -> Self {
-        let (left, spare) = (if full { usize::MAX } else { HEAD_CHARS }, TEXT_CHARS_MAX);
-        let (held, nudged, partial) = (Vec::new(), Instant::now(), Default::default());
-        Stream { full, chunked, begun: false, left, spare, held, nudged, sent: [0; 3], partial }
-    }
-}
-
-impl Desk {
-    fn refuse(&mut self, id: u64, status: &str, why: &str) {
-        self.respond(id, status, &json!({ "detail": why }));
+impl Frontend {
+    fn refuse(&mut self, peer: u64, status: &str, why: &str) {
+        self.respond(peer, status, &json!({ "detail": why }));
     }
 
-    fn respond(&mut self, id: u64, status: &str, body: &Value) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+    fn respond(&mut self, peer: u64, status: &str, body: &Value) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
         let body = format!("{body}\n");
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-        (peer.phase, peer.call, peer.input) = (Phase::Ending, None, Vec::new());
-        let body = if peer.without_body { "" } else { &body };
-        peer.push(format!("{head}Connection: close\r\n\r\n{body}").as_bytes(), &mut self.files);
+        peer.phase = Phase::Ending;
+        peer.call = None;
+        peer.input = Vec::new();
+        let body = if peer.is_head { "" } else { &body };
+        peer.push(format!("{head}Connection: close\r\n\r\n{body}").as_bytes());
     }
 
-    /// Sends an event of a streaming call, before the first one the head; the last one ends the answer.
-    fn event(&mut self, key: u64, event: Option<Value>, last: bool) {
-        let Some(Call { to: To::Stream(id, stream), .. }) = self.calls.get_mut(&key) else { return };
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let mut bytes = String::new();
-        if !mem::replace(&mut stream.begun, true) {
-            let coding = if stream.chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
-            bytes =
-                format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{coding}Connection: close\r\n\r\n");
-        }
-        let line = event.map_or(String::new(), |event| format!("{event}\n"));
-        bytes += &match stream.chunked && !line.is_empty() {
-            true => format!("{:x}\r\n{line}\r\n{}", line.len(), if last { "0\r\n\r\n" } else { "" }),
-            false => line,
+    /// Whether this call is a stream whose reader is so far behind that its cell has to wait.
+    fn is_far_behind(&self, key: Option<u64>) -> bool {
+        let call = key.and_then(|key| self.calls.get(&key));
+        let Some(ReplyTo::Bridge { peer, form: Form::Stream(_) }) = call.map(|call| &call.reply_to) else {
+            return false;
         };
-        if last {
-            (peer.phase, peer.call) = (Phase::Ending, None);
-        }
-        peer.push(bytes.as_bytes(), &mut self.files);
+        self.peers.get(peer).is_some_and(|peer| peer.out.waiting.len() > STREAM_BYTES_AHEAD)
     }
 
-    /// What there is to tell of a cell before its end: at once to a stream, else with the answer.
-    fn tell(&mut self, key: u64, kind: &str, text: String) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        let note = if kind == "image" { format!("figure saved: {text}") } else { text.clone() };
-        match (&call.to, kind) {
-            (To::Stream(..), "image") => self.event(key, Some(json!({ "image": text })), false),
-            (To::Stream(..), _) => self.event(key, Some(json!({ "note": format!("[mcp-py: {note}]") })), false),
-            (_, "installing") => {}
-            _ if call.notes.len() < NOTES_MAX => call.notes.push(note),
-            _ if call.notes.len() == NOTES_MAX => call.notes.push("further notes are left out".into()),
-            _ => {}
+    /// Where a call is answered by a stream, sends it what was kept for it. A short result is left for the last event.
+    fn send_backlog(&mut self, key: Option<u64>, output: &mut Output) {
+        if self.events(key).is_none() {
+            return;
         }
-    }
-
-    /// Sends on what a streaming call's cell printed; no bytes: what is left of a character that never got complete.
-    fn stream(&mut self, key: u64, stream: usize, bytes: &[u8]) {
-        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return };
-        let mut all = mem::take(&mut state.partial[stream]);
-        all.extend_from_slice(bytes);
-        if !bytes.is_empty() {
-            state.partial[stream] = all.split_off(all.len() - cut_character(&all));
+        let mut notes = mem::take(&mut output.notes);
+        if output.has_gap() {
+            let whole = output.spool(&mut self.files).where_it_is_whole();
+            notes.push(format!("the middle of its output is left out here, {whole}"));
         }
-        let text = escaped(&all);
-        let (now, later) = text.split_at(first_chars(&text, state.left).len());
-        let later = first_chars(later, state.spare);
-        let count = now.chars().count();
-        (state.left, state.spare) = (state.left - count, state.spare - later.chars().count());
-        state.sent[stream] += count as u64;
-        if !later.is_empty() {
-            state.held.push(json!({ STREAMS[stream]: later }));
+        let Some((events, peer)) = self.events(key) else { return };
+        events.begin(peer);
+        for stream in [STDOUT, STDERR] {
+            events.send_output(peer, stream, &output.streams[stream].kept);
         }
-        let nudge = stream == 0 && now.len() < text.len() && state.nudged.elapsed() > PROGRESS_EVERY;
-        if nudge {
-            state.nudged = Instant::now(); // an empty event, for a client whose reader is gone would not notice else
+        for note in notes {
+            events.send(peer, json!({ "note": format!("[mcp-py: {note}]") }));
         }
-        if nudge || !now.is_empty() {
-            self.event(key, Some(json!({ STREAMS[stream]: now })), false);
+        let result = &output.streams[RESULT].kept;
+        if result.len() > HEAD_BYTES {
+            events.send_result(peer, &String::from_utf8_lossy(result));
         }
     }
 
-    /// Sends what a streaming call's cell has left to tell but for its last word, which is returned.
-    fn end_stream(&mut self, key: u64, told: Told, exit: i32, output: &Output) -> String {
-        let mut sent_result = output.sent_result;
-        if let (true, Some(result)) = (!sent_result && (told.cut.is_some() || exit != 0), &told.result) {
-            self.stream(key, 0, output.lead.as_bytes());
-            self.stream(key, RESULT, result.as_bytes());
-            sent_result = true;
-        }
-        (0..STREAMS.len()).for_each(|stream| self.stream(key, stream, b""));
-        let Some(Call { to: To::Stream(_, state), .. }) = self.calls.get_mut(&key) else { return String::new() };
-        let mut rest = mem::take(&mut state.held);
-        if told.cut.is_some() {
-            rest = output.tails(state.sent);
-        }
-        rest.extend(sent_result.then(|| json!({ "stdout": "\n" })));
-        let notes = told.cut.into_iter().chain(told.notes).map(|note| json!({ "note": note }));
-        rest.into_iter().chain(notes).for_each(|event| self.event(key, Some(event), false));
-        told.result.filter(|_| !sent_result).into_iter().chain(told.error).collect::<Vec<_>>().join("\n")
+    /// The stream by which a call is answered, and its connection.
+    fn events(&mut self, key: Option<u64>) -> Option<(&mut EventStream, &mut Peer)> {
+        let call = self.calls.get_mut(&key?)?;
+        let ReplyTo::Bridge { peer, form: Form::Stream(events) } = &mut call.reply_to else { return None };
+        Some((events, self.peers.get_mut(peer)?))
     }
 }
 
-// ── 11. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
+impl EventStream {
+    /// Sends the head. Until then the request may still be refused with a status.
+    fn begin(&mut self, peer: &mut Peer) {
+        if mem::replace(&mut self.has_begun, true) {
+            return;
+        }
+        let coding = if self.is_chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n";
+        peer.push(format!("{head}{coding}Connection: close\r\n\r\n").as_bytes());
+    }
+
+    /// Sends an event.
+    fn send(&mut self, peer: &mut Peer, event: Value) {
+        self.begin(peer);
+        let mut line = format!("{event}\n");
+        if self.is_chunked {
+            line = format!("{:x}\r\n{line}\r\n", line.len());
+        }
+        peer.push(line.as_bytes());
+    }
+
+    fn send_text(&mut self, peer: &mut Peer, stream: usize, text: &str) {
+        if !text.is_empty() {
+            let name = if stream == STDERR { "stderr" } else { "stdout" };
+            self.is_within_line = if stream == STDERR { self.is_within_line } else { !text.ends_with('\n') };
+            self.send(peer, json!({ name: text }));
+        }
+    }
+
+    /// Sends on what the cell printed, but for bytes at the end that are no whole character yet.
+    fn send_output(&mut self, peer: &mut Peer, stream: usize, bytes: &[u8]) {
+        let mut all = mem::take(&mut self.partial[stream]);
+        all.extend_from_slice(bytes);
+        self.partial[stream] = all.split_off(all.len() - cut_character(&all));
+        self.send_text(peer, stream, &escaped(&all));
+    }
+
+    /// Sends a result, or a part of one, on lines of stdout.
+    fn send_result(&mut self, peer: &mut Peer, text: &str) {
+        let is_first = !mem::replace(&mut self.has_result, true);
+        if is_first && self.is_within_line {
+            self.send_text(peer, STDOUT, "\n");
+        }
+        self.send_text(peer, STDOUT, text);
+    }
+
+    /// Sends what there is left to tell. The last event has the error, else the result. A long result has gone out as
+    /// output already, and the last event has none. Where there are both an error and a short result (a figure could
+    /// not be drawn after the value was there), the result goes out as output here.
+    fn end(mut self, peer: &mut Peer, answer: Answer) {
+        let is_error = answer.is_error();
+        for stream in [STDOUT, STDERR] {
+            let rest = mem::take(&mut self.partial[stream]); // of a character that never got complete
+            self.send_text(peer, stream, &escaped(&rest));
+        }
+        if let (true, false, Some(result)) = (is_error, self.has_result, &answer.result) {
+            self.send_result(peer, result);
+        }
+        let mut last = answer.error;
+        if self.has_result {
+            self.send_text(peer, STDOUT, "\n");
+        } else {
+            last = last.or(answer.result);
+        }
+        for note in answer.ahead.into_iter().chain(answer.notes) {
+            self.send(peer, json!({ "note": note }));
+        }
+        let mut event = json!({"result": last.unwrap_or_default(), "is_error": is_error, "exit_code": answer.exit});
+        if let Some(truncation) = answer.truncation {
+            event["output_file"] = json!(truncation.path.display().to_string());
+            event["output_chars"] = json!(truncation.chars);
+        }
+        self.send(peer, event);
+        peer.phase = Phase::Ending;
+        peer.call = None;
+        peer.push(if self.is_chunked { b"0\r\n\r\n" } else { b"" }); // which also moves the phase on
+    }
+}
+
+// ── 12. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 const CLIENT_USAGE: &str = "\
 usage: mcp-py-client [options] [FILE | -c CODE]    code from stdin when neither is given (mcp-py-client <<'PY' … PY)
   -i, --interpreter NAME   which one, \"builtin\" unless said
   -t, --timeout SECONDS    interrupt the cell after that; 0 = never
+  --detach                 start the cell and leave; it goes on by itself
   --full                   nothing is cut (the default where stdout is a file)
   --socket PATH            instead of looking for the session (MCP_PY_SOCKET)
-instead of code:  --reset  --list-vars  --interpreters  --info  --interrupt
-                  --add NAME PYTHON [--save]  --stop NAME [--remove]  --help  --version
+instead of code:  --wait (follow what goes on by itself)  --interrupt  --reset [--restart]  --list-vars
+                  --interpreters  --info  --history (what was run)  --help  --version
+                  --add NAME PYTHON [--save]  --stop NAME [--remove]
 ";
 
-/// Options with the request that they stand for, if they do, and its members whose values follow them.
-const OPTIONS: [(&str, &str, &[&str]); 11] = [
+/// The options: names; path of the request, empty where the option is no action; members of its body that the words
+/// behind the option fill. With neither it is a flag.
+const OPTIONS: [(&str, &str, &[&str]); 18] = [
     ("-i, --interpreter", "", &["interpreter"]),
     ("-t, --timeout", "", &["timeout"]),
     ("--socket", "", &["socket"]),
@@ -3026,133 +4958,370 @@ const OPTIONS: [(&str, &str, &[&str]); 11] = [
     ("--interpreters", "/tools/list_interpreters", &[]),
     ("--info", "/tools/get_session_info", &[]),
     ("--interrupt", "/interrupt", &[]),
+    ("--wait", "/wait", &[]),
+    ("--history", HISTORY, &[]),
     ("--add", "/tools/add_interpreter", &["name", "python_path"]),
     ("--stop", "/tools/stop_interpreter", &["name"]),
+    ("--full", "", &[]),
+    ("--detach", "", &[]),
+    ("--save", "", &[]),
+    ("--remove", "", &[]),
+    ("--restart", "", &[]),
 ];
 
-fn client(words: &[OsString]) -> u8 {
-    let done = read_order(words).and_then(|(path, given)| run_order(path, given).map_err(|why| (EXIT_FAILED, why)));
-    done.unwrap_or_else(|(code, why)| {
-        let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
-        code
-    }) as u8
+/// For --history: the answer names the file, which the client prints. Servers ignore what is behind the `?`.
+const HISTORY: &str = "/tools/get_session_info?history";
+
+/// The flags that belong to one action each, by its path.
+const FLAGS: [(&str, &str); 4] = [
+    ("detach", "/execute"),
+    ("save", "/tools/add_interpreter"),
+    ("remove", "/tools/stop_interpreter"),
+    ("restart", "/tools/reset"),
+];
+
+/// What the command line asks for.
+struct Order {
+    path: &'static str, // of the bridge
+    body: Object,       // of the request
+    socket: Option<String>,
+    is_full: bool, // nothing is cut
 }
 
-/// The path and the members of the request that the command line asks for; `socket` among them is for us. An error is
-/// an exit code and the line about it.
-fn read_order(words: &[OsString]) -> Result<(&'static str, Object), (i32, String)> {
-    let usage = |why: String| (2, format!("{why}\n{CLIENT_USAGE}"));
-    let (mut paths, mut given, mut options, mut words) = (Vec::new(), Object::new(), true, words.iter());
+/// Why the client ends without an answer: a line for people, and the exit code.
+struct ClientError {
+    why: String,
+    exit: i32,
+}
+
+fn failed(why: impl Into<String>) -> ClientError {
+    ClientError { why: why.into(), exit: EXIT_FAILED }
+}
+
+fn wrong_usage(why: impl Into<String>) -> ClientError {
+    ClientError { why: why.into(), exit: 2 }
+}
+
+fn client(words: &[OsString]) -> u8 {
+    match read_order(words).and_then(run_order) {
+        Ok(exit) => exit as u8,
+        Err(ClientError { why, exit }) => {
+            let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
+            exit as u8
+        }
+    }
+}
+
+fn read_order(words: &[OsString]) -> Result<Order, ClientError> {
+    let mut order = read_words(words)?;
+    let body = &mut order.body;
+    if let Some(text) = body.get("timeout").and_then(Value::as_str) {
+        let seconds = text.parse().ok().filter(|seconds| SECONDS.contains(seconds));
+        let seconds = seconds.ok_or_else(|| usage(&format!("{text:?} is no time")))?;
+        body.insert("timeout".into(), json!(seconds));
+    }
+    if order.path == "/execute" {
+        if !body.contains_key("code") {
+            body.insert("code".into(), code_from_stdin()?.into());
+        }
+        if text(body, "code").is_none_or(|code| code.trim().is_empty()) {
+            return Err(wrong_usage("no code"));
+        }
+        if body.remove("detach").is_some() {
+            body.insert("wait".into(), json!(0));
+        }
+    }
+    if matches!(order.path, "/execute" | "/wait") {
+        body.insert("stream".into(), json!(true));
+    }
+    Ok(order)
+}
+
+/// What the words stand for; the values of options are not looked at yet.
+fn read_words(words: &[OsString]) -> Result<Order, ClientError> {
+    let mut paths = Vec::new();
+    let mut body = Object::new();
+    let mut takes_options = true;
+    let mut words = words.iter();
     while let Some(word) = words.next() {
         match &*word.to_string_lossy() {
             "-" => paths.push("/execute"),
-            "--" if options => options = false,
-            flag @ ("--full" | "--save" | "--remove") if options => _ = given.insert(flag[2..].into(), json!(true)),
-            option if options && option.starts_with('-') => {
-                let found = OPTIONS.iter().find(|(names, ..)| names.split(", ").any(|name| name == option));
-                let (_, path, members) = found.ok_or_else(|| usage(format!("unknown option {option}")))?;
-                paths.extend((!path.is_empty()).then_some(*path));
-                for member in members.iter().copied() {
-                    let value = words.next().ok_or_else(|| usage(format!("{option} needs its {member}")))?;
-                    given.insert(member.into(), utf8(member, value.as_bytes().to_vec())?);
+            "--" if takes_options => takes_options = false,
+            option if takes_options && option.starts_with('-') => {
+                let named = OPTIONS.iter().find(|(names, ..)| names.split(", ").any(|name| name == option));
+                let Some((_, path, members)) = named else { return Err(usage(&format!("unknown option {option}"))) };
+                if !path.is_empty() {
+                    paths.push(*path);
+                } else if members.is_empty() {
+                    body.insert(option[2..].into(), json!(true));
+                }
+                for member in *members {
+                    let value = words.next().ok_or_else(|| usage(&format!("{option} needs its {member}")))?;
+                    body.insert((*member).into(), utf8(member, value.as_bytes().to_vec())?.into());
                 }
             }
             file => {
-                let code = fs::read(word).map_err(|error| (EXIT_FAILED, format!("{file}: {error}")))?;
-                given.insert("code".into(), utf8("code", code)?);
+                let code = fs::read(word).map_err(|error| failed(format!("{file}: {error}")))?;
+                body.insert("code".into(), utf8("code", code)?.into());
                 paths.push("/execute");
             }
         }
     }
     let path = paths.pop().unwrap_or("/execute");
-    let stray = |flag, of| given.contains_key(flag) && path != of;
-    let strays = stray("save", "/tools/add_interpreter") || stray("remove", "/tools/stop_interpreter");
-    if strays || !paths.is_empty() {
-        return Err(usage("at most one of FILE, -c and an action; --save is --add's, --remove is --stop's".into()));
+    let has_stray = FLAGS.iter().any(|(flag, of)| body.contains_key(*flag) && path != *of);
+    if has_stray || !paths.is_empty() {
+        let why =
+            "at most one of FILE, -c and an action; --save is --add's, --remove is --stop's, --restart is --reset's, \
+                   and --detach is for code";
+        return Err(usage(why));
     }
-    if let Some(seconds) = given.get_mut("timeout") {
-        let number = seconds.as_str().and_then(|text| text.parse().ok()).filter(|number| SECONDS.contains(number));
-        *seconds = json!(number.ok_or_else(|| usage(format!("{seconds} is no time")))?);
-    }
-    let (out, err) = (Path::new("/dev/fd/1"), Path::new("/dev/fd/2"));
-    let full = given.remove("full").is_some() || (out.is_file() && inode(out) != inode(err));
-    if path == "/execute" {
-        if !given.contains_key("code") {
-            let (mut stdin, mut code) = (io::stdin(), Vec::new());
-            let hint = "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)";
-            ensure(!stdin.is_terminal(), || hint.into()).map_err(|why| (2, why))?;
-            stdin.read_to_end(&mut code).map_err(|error| (EXIT_FAILED, format!("stdin: {error}")))?;
-            given.insert("code".into(), utf8("code", code)?);
-        }
-        let blank = text(&given, "code").is_none_or(|code| code.trim().is_empty());
-        ensure(!blank, || "no code".into()).map_err(|why| (2, why))?;
-        given.extend([("stream".into(), json!(true)), ("full".into(), json!(full))]);
-    }
-    Ok((path, given))
+    // These two are for the client itself; the rest of the body goes to the server.
+    let is_full = body.remove("full").is_some() || stdout_is_a_file_of_its_own();
+    let socket = body.remove("socket").and_then(|path| path.as_str().map(str::to_owned));
+    Ok(Order { path, body, socket, is_full })
 }
 
-fn utf8(what: &str, bytes: Vec<u8>) -> Result<Value, (i32, String)> {
-    String::from_utf8(bytes).map(Value::from).map_err(|error| (2, format!("the {what} is not UTF-8: {error}")))
+fn usage(why: &str) -> ClientError {
+    wrong_usage(format!("{why}\n{CLIENT_USAGE}"))
+}
+
+/// Whether somebody keeps the output, as by `> FILE`. With `&> FILE` it may be an agent that reads it back.
+fn stdout_is_a_file_of_its_own() -> bool {
+    let stdout = Path::new("/dev/fd/1");
+    stdout.is_file() && inode(stdout) != inode(Path::new("/dev/fd/2"))
+}
+
+fn code_from_stdin() -> Result<String, ClientError> {
+    let mut stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(wrong_usage(
+            "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)",
+        ));
+    }
+    let mut code = Vec::new();
+    stdin.read_to_end(&mut code).map_err(|error| failed(format!("stdin: {error}")))?;
+    utf8("code", code)
+}
+
+fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
+    String::from_utf8(bytes).map_err(|error| wrong_usage(format!("the {what} is not UTF-8: {error}")))
 }
 
 /// Has the session's server do it, and prints the answer; returns the exit code.
-fn run_order(path: &str, mut given: Object) -> Result<i32, String> {
-    let socket = given.remove("socket").or_else(|| env::var("MCP_PY_SOCKET").ok().map(Value::from));
-    let socket = socket.as_ref().and_then(Value::as_str).filter(|path| !path.is_empty());
-    let (stream, pid) = socket.map_or_else(find_session, connect)?;
-    let name = text(&given, "interpreter").unwrap_or(BUILTIN);
-    let waits = matches!(path, "/execute" | "/tools/reset" | "/tools/list_vars");
-    let own = waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}"));
-    ensure(!own, || format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i"))?;
-    let (mut fresh, events) = ([true; 2], request(&stream, "POST", path, &Value::Object(given)));
-    sys::default_sigpipe(); // `| head` ends us, and our hang-up ends the cell; not before: it may be refused
-    for event in events {
-        event["detail"].as_str().map_or(Ok(()), |why| Err(why.to_owned()))?;
-        if let Some(code) = show(&event, &mut fresh).map_err(|error| format!("it could not be printed: {error}"))? {
-            return Ok(code);
-        }
+fn run_order(order: Order) -> Result<i32, ClientError> {
+    let socket = order.socket.or_else(|| env::var("MCP_PY_SOCKET").ok()).filter(|path| !path.is_empty());
+    let found = match socket {
+        Some(path) => connect(&path),
+        None => find_session(),
+    };
+    let (server, pid) = found.map_err(failed)?;
+    let name = text(&order.body, "interpreter").unwrap_or(BUILTIN);
+    let waits = matches!(order.path, "/execute" | "/wait" | "/tools/reset" | "/tools/list_vars");
+    if waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}")) {
+        let why = format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i");
+        return Err(failed(why));
     }
-    Err("the connection ended before the answer was complete".into())
+    let lines = request(&server, "POST", order.path, &Value::Object(order.body));
+    // `| head` ends us, and our hang-up ends the cell. While the request was sent, EPIPE must not end us: the server
+    // may have refused it early, and has said why.
+    sys::default_sigpipe();
+    let unprintable = |error: io::Error| failed(format!("it could not be printed: {error}"));
+    let mut printer = Printer { is_full: order.is_full, ..Printer::default() };
+    for line in lines {
+        if order.path == HISTORY {
+            return print_history(&line);
+        }
+        let printed = match Reply::from_json(&line) {
+            Reply::Stdout(text) => printer.output(STDOUT, &text),
+            Reply::Stderr(text) => printer.output(STDERR, &text),
+            Reply::Note(text) => printer.line(STDERR, &text),
+            Reply::Refused(why) => return Err(failed(why)),
+            Reply::End(end) => {
+                let exit = end.exit;
+                printer.end(end).map_err(unprintable)?;
+                return Ok(exit);
+            }
+        };
+        printed.map_err(unprintable)?;
+    }
+    Err(failed("the connection ended before the answer was complete"))
 }
 
-/// Prints an event or an answer; returns the exit code if that is the last of them. `fresh`: where, of stdout and
-/// stderr, a line has not begun yet.
-fn show(event: &Value, fresh: &mut [bool; 2]) -> io::Result<Option<i32>> {
-    let text = |name: &str| event[name].as_str();
-    let is_error = event["is_error"] == true || event["isError"] == true;
-    let saved = text("image").map(|path| format!("[mcp-py: figure saved: {path}]"));
-    let told = [&event["result"], &event["structuredContent"]["message"], &event["content"][0]["text"]];
-    let did = event["interrupted"].as_bool().map(|did| if did { "interrupted" } else { "nothing was running" });
-    let told = told.into_iter().find_map(Value::as_str).or(did).unwrap_or_default();
-    let code = event["exit_code"].as_i64().unwrap_or(is_error.into()) as i32;
-    let ours = code == EXIT_FAILED && !told.starts_with("SystemExit"); // a failure of our own, not a cell's
-    let told = &format!("{}{told}", if ours { "mcp-py-client: " } else { "" });
-    let (to, text, whole, code) = match (text("stdout"), text("stderr"), text("note").or(saved.as_deref())) {
-        (Some(text), ..) => (0, text, false, None),
-        (_, Some(text), _) => (1, text, false, None),
-        (.., Some(note)) => (1, note, true, None),
-        _ => (is_error.into(), &told[..], true, Some(code)),
-    };
-    // Nothing to show though there is more: a reader who is gone would have ended us by it.
-    let gone = text.is_empty() && code.is_none() && sys::poll(&mut [sys::watch(1, 0)], Instant::now());
-    let text = if gone { "\n" } else { text };
-    if !text.is_empty() {
-        let (start, end) = (if whole && !fresh[to] { "\n" } else { "" }, if whole { "\n" } else { "" });
-        let text = format!("{start}{text}{end}");
-        fresh[to] = text.ends_with('\n');
-        let mut out: Box<dyn Write> = if to == 0 { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
-        out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
+/// Prints what was run in the session, whose facts the server has told.
+fn print_history(facts: &Value) -> Result<i32, ClientError> {
+    if facts["isError"] == true {
+        return Err(failed(facts["content"][0]["text"].as_str().unwrap_or_default()));
     }
-    Ok(code)
+    let Some(path) = facts["structuredContent"]["history_path"].as_str() else {
+        return Err(failed("there is no history: nothing was run yet, or it can't be written (the server says why)"));
+    };
+    let mut file = File::open(path).map_err(|error| failed(format!("{path}: {error}")))?;
+    io::copy(&mut file, &mut io::stdout()).map_err(|error| failed(format!("it could not be printed: {error}")))?;
+    Ok(0)
+}
+
+/// A line of the bridge's answer: an event of a stream, or all of another answer.
+enum Reply {
+    Stdout(String),
+    Stderr(String),
+    Note(String),
+    End(End),
+    Refused(String),
+}
+
+/// The end of an answer.
+struct End {
+    text: String, // the result, or the error
+    exit: i32,
+    is_error: bool,
+    truncation: Option<Truncation>, // where the output was long
+}
+
+impl Reply {
+    fn from_json(line: &Value) -> Reply {
+        let member = |name: &str| line[name].as_str().map(str::to_owned);
+        for kind in ["stdout", "stderr", "note", "image", "detail"] {
+            let Some(text) = member(kind) else { continue };
+            return match kind {
+                "stdout" => Reply::Stdout(text),
+                "stderr" => Reply::Stderr(text),
+                "note" => Reply::Note(text),
+                "image" => Reply::Note(format!("[mcp-py: figure saved: {text}]")),
+                _ => Reply::Refused(text),
+            };
+        }
+        let interrupted =
+            line["interrupted"].as_bool().map(|was| if was { "interrupted" } else { "nothing was running" });
+        let message = line["structuredContent"]["message"].as_str().or(line["content"][0]["text"].as_str());
+        let text = member("result").or(message.or(interrupted).map(str::to_owned));
+        let Some(mut text) = text else { return Reply::Note(String::new()) }; // an event of a newer server: ignored
+        let is_error = line["is_error"] == true || line["isError"] == true;
+        let exit = line["exit_code"].as_i64().unwrap_or(is_error.into()) as i32;
+        if exit == EXIT_FAILED && !text.starts_with("SystemExit") {
+            text.insert_str(0, "mcp-py-client: "); // a failure of our own, not a cell's exit(125)
+        }
+        let chars = line["output_chars"].as_u64().unwrap_or_default();
+        let truncation = member("output_file").map(|path| Truncation { chars, path: path.into() });
+        Reply::End(End { text, exit, is_error, truncation })
+    }
+}
+
+/// Prints what comes. Of long output the first HEAD_CHARS are printed at once; of the rest the last TAIL_CHARS are
+/// held back until the end, when it is known whether there is more.
+#[derive(Default)]
+struct Printer {
+    is_full: bool,                   // nothing is cut
+    is_within_line: [bool; 2],       // on stdout, on stderr
+    printed: usize,                  // characters of output
+    held: VecDeque<(usize, String)>, // with the stream of each piece
+    left_out: [u64; 2],              // characters, of stdout, of stderr
+    held_chars: usize,
+}
+
+impl Printer {
+    /// Prints text as it is.
+    fn print(&mut self, to: usize, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.is_within_line[to] = !text.ends_with('\n');
+        if to == STDERR {
+            return io::stderr().write_all(text.as_bytes());
+        }
+        let mut stdout = io::stdout();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    }
+
+    /// Prints text on lines of its own.
+    fn line(&mut self, to: usize, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let start = if self.is_within_line[to] { "\n" } else { "" };
+        self.print(to, &format!("{start}{text}\n"))
+    }
+
+    /// Prints output, or holds it back.
+    fn output(&mut self, to: usize, text: &str) -> io::Result<()> {
+        if self.is_full {
+            return self.print(to, text);
+        }
+        let head = first_chars(text, HEAD_CHARS - self.printed);
+        self.printed += head.chars().count();
+        self.print(to, head)?;
+        let rest = &text[head.len()..];
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.held_chars += rest.chars().count();
+        self.held.push_back((to, rest.to_owned()));
+        self.keep_held(TAIL_CHARS + 8); // to spare: the server counts neither the last newlines nor those it adds
+        let has_lost_reader = sys::poll(&mut [sys::watch(1, libc::POLLHUP)], Instant::now());
+        if to == STDOUT && has_lost_reader {
+            return self.print(STDOUT, "\n"); // this ends us, by SIGPIPE
+        }
+        Ok(())
+    }
+
+    /// Drops the beginning of what is held back, but for the last `chars` characters.
+    fn keep_held(&mut self, chars: usize) {
+        while self.held_chars > chars {
+            let Some((to, text)) = self.held.pop_front() else { return };
+            let count = text.chars().count();
+            let dropped = count.min(self.held_chars - chars);
+            self.held_chars -= dropped;
+            self.left_out[to] += dropped as u64;
+            if dropped < count {
+                self.held.push_front((to, last_chars(&text, count - dropped).to_owned()));
+            }
+        }
+    }
+
+    /// Prints what was held back, and the end of the answer.
+    fn end(&mut self, end: End) -> io::Result<()> {
+        let is_result = !end.is_error && end.exit == 0;
+        if is_result && !end.text.is_empty() {
+            let start = if self.output_is_within_line() { "\n" } else { "" };
+            self.output(STDOUT, &format!("{start}{}\n", end.text))?;
+        }
+        let truncation = end.truncation.filter(|_| !self.is_full);
+        if truncation.is_some() {
+            self.keep_held(TAIL_CHARS);
+        }
+        for to in [STDOUT, STDERR] {
+            if self.left_out[to] > 0 {
+                self.line(to, &format!("[mcp-py: … {} characters left out …]", grouped(self.left_out[to])))?;
+            }
+        }
+        for (to, text) in mem::take(&mut self.held) {
+            self.print(to, &text)?;
+        }
+        if let Some(truncation) = &truncation {
+            self.line(STDERR, &truncation.notice())?;
+        }
+        if is_result {
+            return Ok(());
+        }
+        self.line(STDERR, &end.text)
+    }
+
+    /// Whether the output to stdout, with what is held back of it, ended within a line.
+    fn output_is_within_line(&self) -> bool {
+        match self.held.iter().rev().find(|(to, _)| *to == STDOUT) {
+            Some((_, text)) => !text.ends_with('\n'),
+            None => self.is_within_line[STDOUT],
+        }
+    }
 }
 
 /// One request to the bridge, by HTTP/1.0, whose answers have no chunks: the JSON lines of its answer, as they come.
-fn request<'a>(mut to: &'a UnixStream, method: &str, path: &str, body: &Value) -> impl Iterator<Item = Value> + 'a {
+fn request<'a>(mut server: &'a UnixStream, method: &str, path: &str, body: &Value) -> impl Iterator<Item = Value> + 'a {
     let body = body.to_string();
     let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
     // Where this fails, there may be an early answer that says why.
-    let _ = to.write_all(head.as_bytes()).and_then(|()| to.write_all(body.as_bytes()));
-    let lines = BufReader::new(to).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
+    let _ = server.write_all(head.as_bytes()).and_then(|()| server.write_all(body.as_bytes()));
+    let lines = BufReader::new(server).lines().map_while(Result::ok).skip_while(|line| !line.is_empty()).skip(1);
     lines.map_while(|line| serde_json::from_str(&line).ok())
 }
 
@@ -3161,110 +5330,184 @@ const FORBIDDEN: &str = ": a sandbox or another user may forbid it";
 /// Connects to a socket of this user, whose server is this user's too (I10); returns the server's pid.
 fn connect(path: &str) -> Result<(UnixStream, i32), String> {
     let failed = |error: io::Error| {
-        let why = if error.kind() == ErrorKind::PermissionDenied { FORBIDDEN } else { "" };
-        format!("{path}: {error}{why}")
+        let hint = if error.kind() == ErrorKind::PermissionDenied { FORBIDDEN } else { "" };
+        format!("{path}: {error}{hint}")
     };
     let own = sys::user_id();
     let check = |uid: u32| ensure(uid == own, || format!("{path} belongs to uid {uid}, you are {own}"));
     check(fs::symlink_metadata(path).map_err(failed)?.uid())?;
-    let stream = UnixStream::connect(path).map_err(failed)?;
+    let stream = connect_to(path).map_err(failed)?;
     let (pid, uid) = sys::peer(&stream).ok_or_else(|| format!("{path}: who listens there can't be told"))?;
-    check(uid).map(|()| (stream, pid))
+    check(uid)?;
+    Ok((stream, pid))
 }
 
-fn is_dead(socket: &str) -> bool {
-    UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+/// connect(2). macOS refuses where the backlog is full, too, which may be over in a moment.
+fn connect_to(socket: impl AsRef<Path>) -> io::Result<UnixStream> {
+    let mut tries_left = if IS_MACOS { 5 } else { 0 };
+    loop {
+        match UnixStream::connect(&socket) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && tries_left > 0 => {
+                tries_left -= 1;
+                thread::sleep(CONNECT_PAUSE);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether nobody listens at a socket, or a link leads to none.
+fn is_dead(socket: impl AsRef<Path>) -> bool {
+    let connected = connect_to(socket);
+    connected.is_err_and(|error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound))
 }
 
 /// What looks like sockets of servers, anyone's.
 fn sockets() -> BTreeSet<String> {
-    let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
-    let paths = entries.filter_map(|entry| entry.path().into_os_string().into_string().ok());
+    let paths = paths_in("/tmp").into_iter().filter_map(|path| path.into_os_string().into_string().ok());
     paths.filter(|path| path.starts_with(SOCKETS) && path.ends_with(".sock")).collect()
+}
+
+/// The pid of the host that a socket's name tells.
+fn host_of(socket: &str) -> Option<i32> {
+    socket[SOCKETS.len()..].split(['-', '.']).next()?.parse().ok()
 }
 
 /// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
 fn find_session() -> Result<(UnixStream, i32), String> {
-    let (seen, mut refused, mut live) = (processes(), String::new(), BTreeMap::new());
-    let above: Vec<_> = ancestors(std::process::id() as i32, &seen).map(|(pid, _)| pid).collect();
-    let distance = |path: &String| {
-        let host = path[SOCKETS.len()..].split(['-', '.']).next().and_then(|host| host.parse().ok());
-        above.iter().position(|pid| Some(*pid) == host).unwrap_or(above.len())
-    };
-    let mut sockets: Vec<_> = sockets().into_iter().rev().collect(); // `…-P.sock` before `…-P-*.sock`
+    let processes = processes();
+    let above: Vec<i32> = ancestors(std::process::id() as i32, &processes).map(|(pid, _)| pid).collect();
+    let distance = |path: &String| above.iter().position(|pid| Some(*pid) == host_of(path)).unwrap_or(above.len());
+    let mut sockets: Vec<_> = sockets().into_iter().rev().collect(); // reversed: `…-P.sock`, then `…-P-*.sock`
     sockets.sort_by_key(distance);
+    let mut refused = String::new();
+    let mut live = BTreeMap::new(); // by inode, for a server may have two names
     for path in sockets {
-        let host = above.get(distance(&path));
-        match connect(&path) {
-            Ok((stream, pid)) if ancestors(pid, &seen).any(|(above, _)| Some(&above) == host) => {
-                return Ok((stream, pid));
-            }
-            Ok((stream, pid)) => {
-                refused.extend(host.map(|host| format!("  {path}: its process {pid} is not under {host}\n")));
-                let _ = stream.set_read_timeout(Some(HEALTH_LIMIT));
-                if let Some(health) = request(&stream, "GET", "/health", &Value::Null).next() {
-                    live.entry(inode(path.as_ref())).or_insert((path, health)); // which has two names
+        let host = host_of(&path).filter(|host| above.contains(host));
+        let (server, pid) = match connect(&path) {
+            Ok(connected) => connected,
+            Err(why) => {
+                if host.is_some() || why.ends_with(FORBIDDEN) {
+                    refused += &format!("  {why}\n");
                 }
+                continue;
             }
-            Err(why) if host.is_some() || why.ends_with(FORBIDDEN) => refused += &format!("  {why}\n"),
-            Err(_) => {}
+        };
+        if let Some(host) = host {
+            if ancestors(pid, &processes).any(|(above, _)| above == host) {
+                return Ok((server, pid));
+            }
+            refused += &format!("  {path}: its process {pid} is not under {host}\n");
+        }
+        let _ = server.set_read_timeout(Some(HEALTH_LIMIT));
+        let health = request(&server, "GET", "/health", &Value::Null).next();
+        if let Some(health) = health {
+            live.entry(inode(path.as_ref())).or_insert((path, health));
         }
     }
     let session = env::var("CLAUDE_CODE_SESSION_ID").ok().map(Value::from);
     if let Some((path, _)) = live.values().find(|(_, health)| session.as_ref() == Some(&health["session_id"])) {
         return connect(path);
     }
-    let shown = |(path, health): &(String, Value)| {
-        let text = |name: &str| health[name].as_str().unwrap_or("?").to_owned();
-        format!("\n  {} ({}): --socket {path}", text("project_dir"), text("host"))
-    };
-    let list: String = live.values().map(shown).collect();
+    let mut list = String::new();
+    for (path, health) in live.values() {
+        let member = |name: &str| health[name].as_str().unwrap_or("?");
+        list += &format!("\n  {} ({}): --socket {path}", member("project_dir"), member("host"));
+    }
     let none = "`claude mcp add` starts one; in a sandbox see README, Security, or use the tool `execute`";
     let others = if live.is_empty() { none } else { "yours are:" };
     let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
     Err(format!("no server of this session: {looked_for}\n{refused}{others}{list}"))
 }
 
-// ── 12. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
+// ── 13. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
 
-/// Copies this program to a folder, makes its two names there, and tries both doors. Safe while an old one runs.
+/// The links that `install` makes beside `mcp-py`.
+const ROLES: [&str; 2] = ["mcp-py-server", "mcp-py-client"];
+
+/// Copies this program to a folder (~/.local/bin where none is given), links its two names to it there, and tries both.
+/// An older version may be running: its file is replaced by a rename. Returns what the user reads next.
 fn install(dir: Option<&OsString>) -> Result<String, String> {
-    let dir = dir.map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/bin")));
-    let dir = dir.ok_or("there is no home directory: give --dir")?;
-    let dir = fs::create_dir_all(&dir).and_then(|()| fs::canonicalize(&dir)).map_err(about(&dir))?;
-    let [program, server, client] = ["mcp-py", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name));
-    let beside = dir.join(format!(".mcp-py.new-{}", std::process::id()));
-    let is_dir = |one: &Path| fs::canonicalize(one).is_ok_and(|one| one == dir);
-    let to_program = |to: &Path| to.file_name() == program.file_name() && to.parent().is_some_and(is_dir);
-    let linked = |link: &Path| fs::read_link(link).is_ok_and(|to| to_program(&dir.join(to)));
-    let own = env::current_exe().and_then(fs::canonicalize).map_err(about("our own file"))?;
-    // A program is ours where one of its names is a link to it, and where it is what runs here.
-    let is_ours = linked(&server) || linked(&client) || fs::canonicalize(&program).is_ok_and(|path| path == own);
-    for (path, ours) in [(&program, is_ours), (&server, linked(&server)), (&client, linked(&client))] {
-        let way = "the Python original goes by `uv tool uninstall python-interpreter-mcp`, anything else by hand";
-        ensure(ours || fs::symlink_metadata(path).is_err(), || {
-            format!("{} is in the way and not ours; {way}", path.display())
-        })?;
-    }
-    let put = || {
-        fs::copy(own, &beside)?;
-        File::open(&beside)?.sync_all()?;
-        for link in [&server, &client] {
-            let made = std::os::unix::fs::symlink("mcp-py", link);
-            made.or_else(|why| linked(link).then_some(()).ok_or(why))?; // it may have been there
-        }
-        fs::rename(&beside, &program) // last: the names beside it say that it is ours
+    let dir = match dir {
+        Some(dir) => PathBuf::from(dir),
+        None => home_dir().ok_or("there is no home directory: give --dir")?.join(".local/bin"),
     };
-    put().inspect_err(|_| _ = fs::remove_file(&beside)).map_err(about(&dir))?;
-    let failed = |why: io::Error| format!("{} is installed, but its trial failed: {why}", program.display());
-    try_both_doors(&server, &client).map_err(failed)?;
-    let (program, server) = (program.display(), quoted(&server));
-    let on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|one| is_dir(&one)));
+    fs::create_dir_all(&dir).map_err(with_path(&dir))?;
+    let dir = fs::canonicalize(&dir).map_err(with_path(&dir))?;
+    let own = own_path().map_err(with_path("our own file"))?;
+    refuse_foreign_files(&dir, &own)?;
+    let copy = dir.join(format!(".mcp-py.new-{}", std::process::id()));
+    if let Err(why) = put_in_place(&own, &copy, &dir) {
+        let _ = fs::remove_file(&copy);
+        return Err(with_path(&dir)(why));
+    }
+    let tried = try_both_roles(&dir);
+    tried.map_err(|why| format!("{}/mcp-py is installed, but its trial failed: {why}", dir.display()))?;
+    Ok(next_steps(&dir))
+}
+
+/// The file of this program, without links.
+fn own_path() -> io::Result<PathBuf> {
+    env::current_exe().and_then(fs::canonicalize)
+}
+
+/// A file that `install` did not make is reported and never overwritten. A program is ours where it is the one that
+/// runs here, or where one of our links leads to it.
+fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
+    let program = dir.join("mcp-py");
+    let mut is_ours = resolves_to(&program, own);
+    for role in ROLES {
+        let link = dir.join(role);
+        let is_our_link = leads_to_program(&link, dir);
+        ensure_free(&link, is_our_link)?;
+        is_ours |= is_our_link;
+    }
+    ensure_free(&program, is_ours)
+}
+
+fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
+    let advice = "remove it; for the Python original, run `uv tool uninstall python-interpreter-mcp`";
+    let is_free = is_ours || fs::symlink_metadata(path).is_err();
+    ensure(is_free, || format!("{} is in the way and not ours: {advice}", path.display()))
+}
+
+/// Whether a link leads to the `mcp-py` of this folder. That need not exist.
+fn leads_to_program(link: &Path, dir: &Path) -> bool {
+    let Ok(target) = fs::read_link(link) else { return false };
+    let target = dir.join(target);
+    let is_here = target.parent().is_some_and(|parent| resolves_to(parent, dir));
+    is_here && target.file_name() == Some(OsStr::new("mcp-py"))
+}
+
+fn resolves_to(path: &Path, target: &Path) -> bool {
+    fs::canonicalize(path).is_ok_and(|path| path == target)
+}
+
+/// The program comes last. An install that was cut short leaves links, by which the next install knows the folder as
+/// its own.
+fn put_in_place(own: &Path, copy: &Path, dir: &Path) -> io::Result<()> {
+    fs::copy(own, copy)?;
+    sync(&File::open(copy)?)?;
+    for role in ROLES {
+        let link = dir.join(role);
+        match symlink("mcp-py", &link) {
+            Err(why) if !leads_to_program(&link, dir) => return Err(why),
+            Err(_) | Ok(()) => {} // it leads to the program: made now or by another install
+        }
+    }
+    fs::rename(copy, dir.join("mcp-py"))
+}
+
+fn next_steps(dir: &Path) -> String {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_on_path = env::split_paths(&path).any(|entry| resolves_to(&entry, dir));
+    let server = quoted(&dir.join("mcp-py-server"));
     let dir = dir.display();
-    let hint = if on_path { String::new() } else { format!("\n{dir} is not on PATH: export PATH=\"{dir}:$PATH\"\n") };
-    Ok(format!(
+    let hint = format!("\n{dir} is not on PATH: export PATH=\"{dir}:$PATH\"\n");
+    let hint = if is_on_path { "" } else { &hint };
+    format!(
         "\
-installed {program} {VERSION}, and beside it mcp-py-server and mcp-py-client
+installed {dir}/mcp-py {VERSION}, and beside it mcp-py-server and mcp-py-client
 tried it: x = 1 + 1 by MCP, then x by the client: 2
 {hint}
 next, for Claude Code:
@@ -3272,107 +5515,158 @@ next, for Claude Code:
 and so that the client needs no approval, in .claude/settings.json:
   {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
 "
-    ))
+    )
 }
 
 /// A path as a word for the shell.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
-    let plain = path.chars().all(|c| c.is_alphanumeric() || "/._-+,:@%".contains(c));
-    if plain {
-        path
-    } else {
-        format!("'{}'", path.replace('\'', r"'\''"))
+    if path.chars().all(|c| c.is_alphanumeric() || "/._-+,:@%".contains(c)) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
+}
+
+/// Computes 1 + 1 in a session of the new server, and reads the result out of that session with the new client.
+fn try_both_roles(dir: &Path) -> io::Result<()> {
+    let mut server = Command::new(dir.join("mcp-py-server")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let hello = json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": {}});
+    ask_server(&mut server, "initialize", hello)?;
+    let cell = json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}});
+    let answer = ask_server(&mut server, "tools/call", cell)?;
+    expect_two("MCP", answer["result"]["content"][0]["text"].as_str().unwrap_or_default())?;
+    let info = ask_server(&mut server, "tools/call", json!({"name": "get_session_info"}))?;
+    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default();
+    let client = Command::new(dir.join("mcp-py-client")).args(["--socket", socket, "-c", "x"]).output()?;
+    server.wait()?; // which closes its stdin first
+    expect_two("the client", &String::from_utf8_lossy(&[client.stderr, client.stdout].concat()))
+}
+
+/// Sends a request and reads the answer. No other request may be under way.
+fn ask_server(server: &mut Child, method: &str, params: Value) -> io::Result<Value> {
+    let stdin = server.stdin.as_mut().ok_or(ErrorKind::BrokenPipe)?;
+    writeln!(stdin, "{}", json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
+    let stdout = server.stdout.as_mut().ok_or(ErrorKind::BrokenPipe)?;
+    let mut answers = serde_json::Deserializer::from_reader(stdout).into_iter(); // reads no further than one value
+    Ok(answers.next().ok_or(ErrorKind::UnexpectedEof)??)
+}
+
+/// Notes may stand before the result.
+fn expect_two(role: &str, answer: &str) -> io::Result<()> {
+    match answer.trim_end().lines().last() {
+        Some("2") => Ok(()),
+        _ => Err(io::Error::other(format!("{role} answers {answer}"))),
     }
 }
 
-/// Whether a session with the new server knows 1 + 1, and the new client has that out of it.
-fn try_both_doors(server: &Path, client: &Path) -> io::Result<()> {
-    let mut child = Command::new(server).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let answers = BufReader::new(child.stdout.take().ok_or(ErrorKind::BrokenPipe)?);
-    let mut answers = serde_json::Deserializer::from_reader(answers).into_iter::<Value>();
-    let mut ask = |method: &str, params: Value| {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        writeln!(child.stdin.as_ref().ok_or(ErrorKind::BrokenPipe)?, "{request}")?;
-        answers.next().ok_or(ErrorKind::UnexpectedEof)?.map_err(io::Error::from)
-    };
-    let expect = |door: &str, told: &str| match told.trim_end().lines().last() {
-        Some("2") => Ok(()), // there may be notes before it
-        _ => Err(io::Error::other(format!("{door} answers {told}"))),
-    };
-    ask("initialize", json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": {}}))?;
-    let by_mcp = ask("tools/call", json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}}))?;
-    expect("MCP", by_mcp["result"]["content"][0]["text"].as_str().unwrap_or_default())?;
-    let info = ask("tools/call", json!({"name": "get_session_info"}))?;
-    let socket = info["result"]["structuredContent"]["socket_path"].as_str().unwrap_or_default();
-    let by_client = Command::new(client).args(["--socket", socket, "-c", "x"]).output()?;
-    child.wait()?; // which closes its stdin first
-    expect("the client", &String::from_utf8_lossy(&[by_client.stderr, by_client.stdout].concat()))
-}
+/// What doctor found of one thing, or what is wrong and what to do about it.
+type Finding = Result<String, String>;
 
-/// What this machine has of what we need, a line each for stdout: what is found, or what is wrong and what to do. The
-/// exit code says whether all of it is good.
-fn doctor() -> (String, String, u8) {
-    let own = env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
-    let shown = |path: &Path| path.display().to_string();
-    let role = |name: &str| match find_on_path(name) {
-        Some(path) if fs::canonicalize(&path).is_ok_and(|path| path == own) => Ok(shown(&path)),
-        Some(path) => Err(format!("{} is another program: remove it, or put our folder before it", path.display())),
-        None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
-    };
-    let program = |name| Ok(find_on_path(name).map_or("missing: /proc is read instead".into(), |path| shown(&path)));
-    let writable = |dir: &Path| {
-        let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
-        let made = File::create_new(&file).inspect(|_| _ = fs::remove_file(&file));
-        made.map(|_| shown(dir)).map_err(|error| format!("{}: {error}: make it writable", dir.display()))
-    };
-    let base = check_config(&Object::new());
-    let found = base.clone().and_then(|base| {
-        let [_, name, is] = ask_base(&base, None, "look", None)?;
-        let env = saved_dir()?.join(name);
-        let state = if env.join(MADE).is_file() { "" } else { " (will be made at the first start)" };
-        Ok((format!("{} is {is}", base.display()), shown(&env) + state))
-    });
-    let pip = || {
-        let text = output_of(base.unwrap_or_default(), &["-I", "-m", "pip", "--version"], ENVIRONMENT_LIMIT);
-        let none = "neither uv nor pip: a missing package can't be installed; install uv or python3-pip";
-        text.starts_with("pip ").then_some(text).ok_or(none.to_owned())
-    };
+/// What this machine has of what we need, a line each, and whether all of it is good.
+fn doctor() -> (String, bool) {
+    let own = own_path().unwrap_or_default();
+    let base = check_config(&Config::default());
+    let builtin = base.clone().and_then(|base| find_environment(&base));
     let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
-    let host = HOST.pid.map_or("none".into(), |pid| format!("{} ({pid})", HOST.name.as_deref().unwrap_or("?")));
-    let session = find_session().map_or("none above this shell".into(), |(_, pid)| format!("server {pid} answers"));
-    let configuration = saved_dir().and_then(|dir| {
-        let there = dir.ancestors().find(|place| place.exists()).unwrap_or(&dir); // the rest is made when it is needed
-        writable(there).map(|_| shown(&dir))
-    });
+    let processes = processes();
+    let host = find_host(std::process::id() as i32, &processes);
+    let host = host.pid.map(|pid| format!("{} ({pid})", host.name.as_deref().unwrap_or("?")));
+    let session = find_session().map(|(_, pid)| format!("server {pid} answers"));
+    let session = session.unwrap_or("none above this shell".into());
     let facts = [
         ("version", Ok(format!("{VERSION}, {}", own.display()))),
-        ("server", role("mcp-py-server")),
-        ("client", role("mcp-py-client")),
-        ("python", found.clone().map(|(python, _)| python)),
-        ("environment", found.map(|(_, environment)| environment)),
-        ("installer", find_on_path("uv").map_or_else(pip, |path| Ok(shown(&path)))),
-        ("ps", program("ps")),
-        ("lsof", program("lsof")),
-        ("host", Ok(host)),
+        ("server", find_role("mcp-py-server", &own)),
+        ("client", find_role("mcp-py-client", &own)),
+        ("python", builtin.clone().map(|(python, _)| python)),
+        ("environment", builtin.map(|(_, environment)| environment)),
+        ("installer", find_installer(base.ok())),
+        ("ps", find_ps(&processes)),
+        ("lsof", Ok(find_optional("lsof"))),
+        ("host", Ok(host.unwrap_or("none".into()))),
         ("session", Ok(session)),
         ("live", Ok(format!("{} sockets answer {}", live.len(), live.join(" ")))),
         ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
-        ("saved", load_saved().map(|(list, _)| format!("{} saved interpreters", list.len()))),
-        ("configuration", configuration),
-        ("output", writable(&env::temp_dir())),
-        ("sockets", writable(Path::new("/tmp"))),
+        ("saved", load_saved().map(|saved| format!("{} saved interpreters", saved.list.len()))),
+        ("configuration", check_saved_dir()),
+        ("output", check_writable(&env::temp_dir())),
+        ("sockets", check_writable(Path::new("/tmp"))),
     ];
-    let line = |(fact, found): &(&str, Result<String, String>)| match found {
-        Ok(text) => format!("ok   {fact:<13} {}\n", text.trim_end()),
-        Err(why) => format!("BAD  {fact:<13} {why}\n"),
-    };
-    (facts.iter().map(line).collect(), String::new(), facts.iter().any(|(_, found)| found.is_err()).into())
+    let mut report = String::new();
+    for (fact, finding) in &facts {
+        report += &match finding {
+            Ok(found) => format!("ok   {fact:<13} {}\n", found.trim_end()),
+            Err(why) => format!("BAD  {fact:<13} {why}\n"),
+        };
+    }
+    (report, facts.iter().all(|(_, finding)| finding.is_ok()))
 }
 
-// ── 13. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
+fn find_role(name: &str, own: &Path) -> Finding {
+    match find_on_path(name) {
+        Some(path) if resolves_to(&path, own) => Ok(path.display().to_string()),
+        Some(path) => Err(format!("{} is another program: remove it, or put our folder before it", path.display())),
+        None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
+    }
+}
 
-/// Who started us.
+/// What the base Python is, and where its environment is.
+fn find_environment(base: &Path) -> Result<(String, String), String> {
+    let folder = saved_dir()?;
+    let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
+    match text.split_once('\0') {
+        Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
+        None => Err(format!("{} can't be asked: {}", base.display(), last_lines(&text))),
+    }
+}
+
+/// uv, else the pip of the base.
+fn find_installer(base: Option<PathBuf>) -> Finding {
+    if let Some(uv) = find_program("uv") {
+        return Ok(uv.display().to_string());
+    }
+    let version = output_of(base.unwrap_or_default(), &["-I", "-m", "pip", "--version"], PROGRAM_LIMIT);
+    if version.starts_with("pip ") {
+        return Ok(version);
+    }
+    Err("neither uv nor pip: a missing package can't be installed; install uv or python3-pip".into())
+}
+
+fn find_optional(program: &str) -> String {
+    find_program(program).map_or("missing: /proc is read instead".into(), |path| path.display().to_string())
+}
+
+fn find_ps(processes: &Processes) -> Finding {
+    let why = "no process can be listed; does a sandbox forbid ps? The host is taken to be the parent process";
+    ensure(!processes.is_empty(), || why.into())?;
+    Ok(find_optional("ps"))
+}
+
+/// The folder is made when it is needed. Until then the nearest folder above it must be writable.
+fn check_saved_dir() -> Finding {
+    let dir = saved_dir()?;
+    let existing = dir.ancestors().find(|place| place.exists()).unwrap_or(&dir);
+    check_writable(existing)?;
+    Ok(dir.display().to_string())
+}
+
+/// Makes a file in a folder, and removes it.
+fn check_writable(dir: &Path) -> Finding {
+    let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
+    File::create_new(&file).map_err(|error| format!("{}: {error}: make it writable", dir.display()))?;
+    let _ = fs::remove_file(&file);
+    Ok(dir.display().to_string())
+}
+
+// ── 14. The host ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What the server learns about the process that started it.
+struct Surroundings {
+    host: Host,
+    project: Project,
+}
+
+/// Who started us. Nothing is known where no process above us is listed.
+#[derive(Default)]
 struct Host {
     pid: Option<i32>,
     name: Option<String>,
@@ -3385,131 +5679,268 @@ struct Project {
     verified: bool, // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
-/// A process in a snapshot.
-struct Seen {
+/// A process, as ps shows it.
+struct ProcessEntry {
     parent: i32,
-    name: String,    // the base name of its program, as ps tells it
-    program: String, // the first word of its command line
+    name: String, // the base name of its program
+    is_claude: bool,
 }
 
-/// It takes a `ps`: for threads, never for the loop (I2), as PROJECT and PUBLISHED are.
-static HOST: LazyLock<Host> = LazyLock::new(|| find_host(std::process::id() as i32, &processes()));
+/// Processes by pid.
+type Processes = BTreeMap<i32, ProcessEntry>;
 
-/// It takes an `lsof`.
-static PROJECT: LazyLock<Project> = LazyLock::new(|| {
-    let mut files = HOST.pid.map(open_files).unwrap_or_default();
-    let cwd = files.remove("cwd").filter(|cwd| cwd.is_dir());
-    let told = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let dir = told.or(cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
-    let places = [config_dir(), Some(dir.join(".claude"))];
-    let verified = files.values().any(|file| places.iter().flatten().any(|place| file.starts_with(place)));
-    Project { dir, verified }
-});
-
-/// Nearest first; never init or the kernel, and no more than a real chain has.
-fn ancestors(of: i32, seen: &BTreeMap<i32, Seen>) -> impl Iterator<Item = (i32, &Seen)> + Clone {
-    let parent = |pid: i32| seen.get(&pid).map(|one| one.parent).filter(|parent| *parent > 1);
-    let above = move |pid: i32| parent(pid).and_then(|parent| Some((parent, seen.get(&parent)?)));
-    std::iter::successors(above(of), move |(pid, _)| above(*pid)).take(64)
+/// What a process holds open.
+#[derive(Default)]
+struct OpenFiles {
+    cwd: Option<PathBuf>, // None where it can't be told, or is no directory any more
+    paths: Vec<PathBuf>,
 }
 
-/// The nearest ancestor that is Claude; else the parent, or who started that, where it is a mere launcher of servers.
-fn find_host(own: i32, seen: &BTreeMap<i32, Seen>) -> Host {
-    let mut chain = ancestors(own, seen);
-    let is_claude = |one: &Seen| one.name.eq_ignore_ascii_case("claude") || one.program.contains("/claude/versions/");
-    let claude = chain.clone().find(|(_, one)| is_claude(one));
-    let other = chain.find(|(_, one)| !["uv", "uvx", "npx", "npm"].contains(&one.name.as_str()));
-    let named = claude.map(|_| "claude").or(other.map(|(_, one)| &*one.name)); // its own may be that of a version
-    Host { pid: claude.or(other).map(|(pid, _)| pid), name: named.map(str::to_owned), is_claude: claude.is_some() }
-}
-
-/// All processes, from one `ps`; where there is none that we understand, from /proc.
-fn processes() -> BTreeMap<i32, Seen> {
-    let parse = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let name = words.next()?.rsplit('/').next()?.trim_start_matches('-').to_owned();
-        Some((pid, Seen { parent, name, program: words.next().unwrap_or_default().to_owned() }))
-    };
-    let told = output_of("ps", &["-A", "-ww", "-o", "pid=,ppid=,comm=,args="], SNAPSHOT_LIMIT);
-    let seen: BTreeMap<_, _> = told.lines().filter_map(parse).collect();
-    if seen.contains_key(&(std::process::id() as i32)) {
-        return seen;
+/// The nearest ancestor that is Claude; else the nearest that is no mere launcher of servers (uv, npx). Where no
+/// process can be listed it is the parent, without a name.
+fn find_host(own: i32, processes: &Processes) -> Host {
+    if let Some((pid, _)) = ancestors(own, processes).find(|(_, process)| process.is_claude) {
+        // The process may be named after its version.
+        return Host { pid: Some(pid), name: Some("claude".into()), is_claude: true };
     }
-    let from_proc = |entry: fs::DirEntry| {
-        let read = |name: &str| Some(String::from_utf8_lossy(&fs::read(entry.path().join(name)).ok()?).into_owned());
-        let (status, command) = (read("status")?, read("cmdline")?);
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-        let (pid, parent, name) = (field("Pid:")?, field("PPid:")?, field("Name:")?);
-        parse(&format!("{pid} {parent} {name} {}", command.replace('\0', " ")))
-    };
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(from_proc).collect()
-}
-
-/// The open files of a process by descriptor, with its working directory as `cwd`: from one `lsof`, else from /proc.
-fn open_files(pid: i32) -> BTreeMap<String, PathBuf> {
-    let told = output_of("lsof", &["-w", "-n", "-P", "-F", "fn", "-p", &pid.to_string()], SNAPSHOT_LIMIT);
-    let named = told.split("\nf").filter_map(|file| file.split_once("\nn"));
-    let files: BTreeMap<_, _> = named.map(|(fd, path)| (fd.to_owned(), PathBuf::from(path.trim_end()))).collect();
-    if files.get("cwd").is_some_and(|cwd| cwd.is_absolute() && cwd.is_dir()) {
-        return files;
+    let launchers = ["uv", "uvx", "npx", "npm"];
+    // npm calls itself `npm exec NAME`, which macOS shows whole.
+    let is_launcher =
+        |process: &ProcessEntry| process.name.split(' ').next().is_some_and(|name| launchers.contains(&name));
+    match ancestors(own, processes).find(|(_, process)| !is_launcher(process)) {
+        Some((pid, process)) => Host { pid: Some(pid), name: Some(process.name.clone()), is_claude: false },
+        None if processes.is_empty() => {
+            Host { pid: Some(parent_id() as i32).filter(|pid| *pid > 1), ..Host::default() }
+        }
+        None => Host::default(),
     }
-    let place = PathBuf::from(format!("/proc/{pid}"));
-    let links = fs::read_dir(place.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let file = |link: PathBuf| Some((link.file_name()?.to_str()?.to_owned(), fs::read_link(&link).ok()?));
-    links.chain([place.join("cwd")]).filter_map(file).collect()
 }
 
-/// What a program prints; nothing where it is missing, takes longer than `limit` or prints too much.
-fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
-    let mut command = Command::new(program);
+/// The processes above one, nearest first, without init and the kernel. At most 64: a snapshot may hold a loop (I9).
+fn ancestors(of: i32, processes: &Processes) -> impl Iterator<Item = (i32, &ProcessEntry)> {
+    std::iter::successors(parent_of(of, processes), |(pid, _)| parent_of(*pid, processes)).take(64)
+}
+
+fn parent_of(pid: i32, processes: &Processes) -> Option<(i32, &ProcessEntry)> {
+    let parent = processes.get(&pid)?.parent;
+    if parent <= 1 {
+        return None;
+    }
+    Some((parent, processes.get(&parent)?))
+}
+
+/// All processes, from one `ps`. Where that is missing or makes no sense, they are read from /proc. An empty map
+/// where neither works, as in a sandbox of macOS, which forbids ps.
+fn processes() -> Processes {
+    let columns = if IS_MACOS { "pid=,ppid=,comm=" } else { "pid=,ppid=,comm=,args=" };
+    let text = listing("ps", &["-A", "-ww", "-o", columns]);
+    let listed: Processes = text.lines().filter_map(|line| parse_process(line, IS_MACOS)).collect();
+    if listed.contains_key(&(std::process::id() as i32)) {
+        return listed;
+    }
+    paths_in("/proc").iter().filter_map(|folder| process_in(folder)).collect()
+}
+
+/// What `ps` or `lsof` prints.
+fn listing(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(find_program(program).unwrap_or(program.into()));
     command.args(arguments);
-    run_program(command, limit, None).map(|(_, text)| text).unwrap_or_default()
+    if IS_MACOS {
+        command.env_remove("LC_ALL").env("LC_CTYPE", "UTF-8"); // else names that are not ASCII are escaped there
+    }
+    let is_wanted = |_: &[u8]| !IS_EXITING.load(Ordering::Relaxed);
+    run_program(command, SNAPSHOT_LIMIT, is_wanted).map(|finished| finished.output).unwrap_or_default()
+}
+
+/// A line of ps: pid, parent, name, command line. On macOS the name is the rest of the line: the program as it was
+/// called, a path perhaps, with spaces perhaps (`comm` of adv_cmds). That of a login shell begins with `-`.
+///
+/// Claude Code is called `claude`, or it is in a folder of its versions. On macOS `Claude` is the desktop app, so there
+/// the case of the name counts.
+fn parse_process(line: &str, is_macos: bool) -> Option<(i32, ProcessEntry)> {
+    let (pid, rest) = line.trim().split_once(' ')?;
+    let (parent, rest) = rest.trim_start().split_once(' ')?;
+    let mut words = rest.split_ascii_whitespace();
+    let (name, program) =
+        if is_macos { (rest.trim(), rest) } else { (words.next()?, words.next().unwrap_or_default()) };
+    let name = name.rsplit('/').next()?.trim_start_matches('-');
+    let is_named_claude = if is_macos { name == "claude" } else { name.eq_ignore_ascii_case("claude") };
+    let is_claude = is_named_claude || name == "claude.exe" || program.contains("/claude/versions/");
+    Some((pid.parse().ok()?, ProcessEntry { parent: parent.parse().ok()?, name: name.to_owned(), is_claude }))
+}
+
+/// The same from a folder of /proc (proc(5)); None where it is not that of a process.
+fn process_in(folder: &Path) -> Option<(i32, ProcessEntry)> {
+    let status = fs::read(folder.join("status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let command = fs::read(folder.join("cmdline")).ok()?;
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    parse_process(&format!("{} {} {} {command}", field("Pid:")?, field("PPid:")?, field("Name:")?), false)
+}
+
+/// The processes of a group that are younger than something which began then, from one `ps`; where that makes no sense,
+/// from /proc. Both tell ages in whole seconds, so what began up to a second before may be among them. The group's
+/// leader is not, nor what frees shared memory for multiprocessing and joblib, which ends by itself.
+fn younger_members(group: i32, since: Instant) -> Vec<i32> {
+    let mut lines = listing("ps", &["-A", "-ww", "-o", "pid=,pgid=,etime=,args="]);
+    if lines.trim().is_empty() {
+        lines = paths_in("/proc").iter().filter_map(|folder| member_in(folder)).collect();
+    }
+    let age_max = since.elapsed().as_secs();
+    let member = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        let is_member = words.next()?.parse() == Ok(group) && pid != group;
+        let is_young = age_in_seconds(words.next()?)? <= age_max;
+        let is_tracker = line.contains("resource_tracker");
+        if is_member && is_young && !is_tracker {
+            Some(pid)
+        } else {
+            None
+        }
+    };
+    lines.lines().filter_map(member).collect()
+}
+
+/// ps's etime: `[[days-]hours:]minutes:seconds` (POSIX, ps).
+fn age_in_seconds(etime: &str) -> Option<u64> {
+    let (days, time) = etime.split_once('-').unwrap_or(("0", etime));
+    let mut seconds = 0;
+    for part in time.split(':') {
+        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+    }
+    Some(seconds + 86_400 * days.parse::<u64>().ok()?)
+}
+
+/// A line of pid, group, seconds and command, from a folder of /proc (proc(5)); None where it is not that of a process.
+fn member_in(folder: &Path) -> Option<String> {
+    const TICKS: f64 = 100.0; // a second, in what /proc shows
+    let status = fs::read(folder.join("stat")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let pid = folder.file_name()?.to_str()?;
+    let fields: Vec<&str> = status.rsplit(')').next()?.split_ascii_whitespace().collect(); // behind the name
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let started = fields.get(19)?.parse::<f64>().ok()? / TICKS;
+    let command = fs::read(folder.join("cmdline")).ok()?;
+    let command = String::from_utf8_lossy(&command).replace(['\0', '\n'], " ");
+    Some(format!("{pid} {} {} {command}\n", fields.get(2)?, (uptime - started).max(0.0) as u64))
+}
+
+/// What is in a folder; nothing where it can't be read.
+fn paths_in(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+/// The project is what CLAUDE_PROJECT_DIR says, else where the host works, else where we do.
+fn find_project(host: &Host) -> Project {
+    let open = host.pid.map(open_files).unwrap_or_default();
+    let named = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let dir = named.or(open.cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
+    let places = [config_dir(), Some(dir.join(".claude"))];
+    let is_config = |file: &PathBuf| places.iter().flatten().any(|place| file.starts_with(place));
+    let verified = open.paths.iter().any(is_config);
+    Project { dir, verified }
+}
+
+/// From one `lsof`. Where that is missing or makes no sense, /proc is read.
+fn open_files(pid: i32) -> OpenFiles {
+    let text = listing("lsof", &["-w", "-n", "-P", "-F", "fn", "-p", &pid.to_string()]);
+    let mut listed = OpenFiles::default();
+    // Each file has a line `fDESCRIPTOR`, then a line `nPATH`.
+    for file in text.split("\nf") {
+        match file.split_once("\nn") {
+            Some(("cwd", path)) => listed.cwd = Some(PathBuf::from(path.trim_end())),
+            Some((_, path)) => listed.paths.push(PathBuf::from(path.trim_end())),
+            None => {}
+        }
+    }
+    if listed.cwd.as_ref().is_some_and(|cwd| cwd.is_absolute() && cwd.is_dir()) {
+        return listed;
+    }
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let descriptors = paths_in(folder.join("fd"));
+    OpenFiles {
+        cwd: fs::read_link(folder.join("cwd")).ok().filter(|cwd| cwd.is_dir()),
+        paths: descriptors.iter().filter_map(|link| fs::read_link(link).ok()).collect(),
+    }
 }
 
 impl Host {
-    /// Read when asked for, so that a hook which writes late is no race: from sessions.json the one active session of
-    /// this Claude, else what Claude gave our environment.
+    /// From sessions.json, else from what Claude put into our environment. It is read whenever it is asked for, so a
+    /// hook may write it late.
     fn session_id(&self) -> Option<String> {
-        let text = saved_dir().ok().and_then(|dir| fs::read(dir.with_file_name("sessions.json")).ok());
-        let root: Value = serde_json::from_slice(&text.unwrap_or_default()).unwrap_or_default();
-        let sessions = root["sessions"].as_array().into_iter().flatten();
-        let is_ours = |one: &&Value| self.is_claude && one["claude_pid"] == json!(self.pid) && one["state"] == "active";
-        let ids: Vec<_> = sessions.filter(is_ours).filter_map(|session| session["session_id"].as_str()).collect();
+        let given = || env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty());
+        self.listed_session().or_else(given)
+    }
+
+    /// The active session of this Claude, by sessions.json; None where there are several.
+    fn listed_session(&self) -> Option<String> {
+        let path = saved_dir().ok()?.with_file_name("sessions.json");
+        let root: Value = serde_json::from_slice(&read_limited(&path).ok()?).ok()?;
+        let mut ids = Vec::new();
+        for session in root["sessions"].as_array()? {
+            if self.is_claude && session["claude_pid"] == json!(self.pid) && session["state"] == "active" {
+                ids.extend(session["session_id"].as_str());
+            }
+        }
         match ids[..] {
             [id] => Some(id.to_owned()),
-            _ => env::var("CLAUDE_CODE_SESSION_ID").ok().filter(|id| !id.is_empty()),
+            _ => None,
         }
     }
 }
 
-/// Claude's configuration directory.
-fn config_dir() -> Option<PathBuf> {
-    let told = env::var_os("CLAUDE_CONFIG_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    told.or_else(|| Some(home_dir()?.join(".claude")))
+/// Where Claude keeps the transcript of a session, under its name for the project.
+fn transcript_path(project: &Path, session_id: &str) -> Option<String> {
+    let slug = project.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    Some(format!("{}/projects/{slug}/{session_id}.jsonl", config_dir()?.display()))
 }
 
-/// ISO 8601, UTC, whole seconds. Days are counted in eras of 400 years from a 1 March, so that a leap day is last.
+/// Claude's configuration directory.
+fn config_dir() -> Option<PathBuf> {
+    match env::var_os("CLAUDE_CONFIG_DIR") {
+        Some(dir) if !dir.is_empty() => Some(dir.into()),
+        _ => Some(home_dir()?.join(".claude")),
+    }
+}
+
+/// ISO 8601 in UTC, to the second. A time before 1970 is shown as its beginning.
 fn iso_time(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153; // from March
-    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    let year = year + 400 * era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    let at = sys::utc(seconds);
+    let year = at.tm_year + 1900;
+    let month = at.tm_mon + 1;
+    format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z", at.tm_mday, at.tm_hour, at.tm_min, at.tm_sec)
+}
+
+/// The time since then in its largest unit, such as `1.5 min`.
+/// A time for people: `0.081 s`, `4.2 s`, `95 s`, `3 min 20 s`, `2 h 5 min`.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} s", time.as_millis() as f64 / 1_000.0),
+        1..10 => format!("{} s", (time.as_secs_f64() * 10.0).floor() / 10.0),
+        10..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
 }
 
 fn uptime(since: Instant) -> String {
     let seconds = since.elapsed().as_secs_f64();
-    let units = [(86_400.0, "d"), (3_600.0, "h"), (60.0, "min")];
-    let (length, unit) = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1.0, "s"));
+    let (length, unit) = match seconds {
+        86_400.0.. => (86_400.0, "d"),
+        3_600.0.. => (3_600.0, "h"),
+        60.0.. => (60.0, "min"),
+        _ => (1.0, "s"),
+    };
     format!("{:.1} {unit}", seconds / length)
 }
 
-// ── 14. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
+// ── 15. mod rpc, mod http, mod sys ───────────────────────────────────────────────────────────────────────────────────
 
 /// JSON-RPC 2.0 as MCP uses it: lines and messages. No I/O.
 mod rpc {
@@ -3522,8 +5953,16 @@ mod rpc {
     pub const INTERNAL_ERROR: i64 = -32603;
     pub const UNSUPPORTED_VERSION: i64 = -32022; // MCP 2026-07-28
 
-    /// Takes the lines of a stream, without their ends, and keeps in `partial` what is none yet; of one over the limit
-    /// a byte too much, by which `parse` knows it.
+    pub enum Message {
+        Request { id: Value, method: String, params: Value },
+        Notification { method: String, params: Value },
+        Ignored,                         // a blank line, or a response: we never ask
+        BadNotification { why: String }, // it gets no answer, as no notification does
+        Invalid { id: Option<Value>, code: i64, why: String },
+    }
+
+    /// Calls `take` for each complete line, without its newline, and keeps the incomplete rest in `partial`. Of a line
+    /// over REQUEST_BYTES_MAX it keeps one byte more than that, by which `parse` sees that it was too long.
     pub fn feed(partial: &mut Vec<u8>, bytes: &[u8], mut take: impl FnMut(&[u8])) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let text = piece.strip_suffix(b"\n").unwrap_or(piece);
@@ -3535,95 +5974,107 @@ mod rpc {
         }
     }
 
-    pub enum Message {
-        Request { id: Value, method: String, params: Value },
-        Notification { method: String, params: Value },
-        Nothing,                    // a blank line, or a response: we never ask
-        Unreadable { why: String }, // a notification that can't be read: never answered
-        Invalid { id: Option<Value>, code: i64, why: String },
+    /// A line over REQUEST_BYTES_MAX is refused unread.
+    pub fn parse(line: &[u8]) -> Message {
+        if line.len() > REQUEST_BYTES_MAX {
+            return invalid(None, &format!("the line is longer than {REQUEST_BYTES_MAX} bytes"));
+        }
+        if line.trim_ascii().is_empty() {
+            return Message::Ignored;
+        }
+        match serde_json::from_slice(line) {
+            Ok(value) => classify(value),
+            Err(error) => refuse_line(line, format!("not JSON: {error}")),
+        }
+    }
+
+    fn classify(value: Value) -> Message {
+        let Value::Object(mut members) = value else {
+            return invalid(None, "a message must be an object; batches are not offered");
+        };
+        let has_id = members.contains_key("id");
+        let id = members.remove("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64());
+        if members.remove("jsonrpc") != Some(json!("2.0")) {
+            return invalid(id, "\"jsonrpc\" must be \"2.0\"");
+        }
+        let params = members.remove("params").unwrap_or_default();
+        match (members.remove("method"), id) {
+            (Some(Value::String(method)), Some(id)) => Message::Request { id, method, params },
+            (Some(Value::String(_)), None) if has_id => {
+                invalid(None, "\"id\" must be a string or an integer of 64 bits")
+            }
+            (Some(Value::String(method)), None) => Message::Notification { method, params },
+            (None, _) if members.contains_key("result") || members.contains_key("error") => Message::Ignored,
+            (_, id) => invalid(id, "\"method\" must be a string"),
+        }
     }
 
     fn invalid(id: Option<Value>, why: &str) -> Message {
         Message::Invalid { id, code: INVALID_REQUEST, why: why.into() }
     }
 
-    pub fn parse(line: &[u8]) -> Message {
-        if line.len() > REQUEST_BYTES_MAX {
-            return invalid(None, &format!("the line is longer than {REQUEST_BYTES_MAX} bytes"));
-        } else if line.trim_ascii().is_empty() {
-            return Message::Nothing;
-        }
-        let why = match serde_json::from_slice(line) {
-            Ok(value) => return classify(value),
-            Err(error) => format!("not JSON: {error}"),
+    /// serde_json refuses the escapes of lone surrogates, which JSON allows. The line is read once more with those
+    /// replaced, to find out whether somebody waits for an answer, and by which id.
+    fn refuse_line(line: &[u8], why: String) -> Message {
+        let Ok(value) = serde_json::from_slice(&replace_lone_surrogates(line)) else {
+            return Message::Invalid { id: None, code: PARSE_ERROR, why };
         };
-        // serde_json refuses escapes of lone surrogates: read again without, to find the id.
-        match without_lone_surrogates(line).and_then(|line| serde_json::from_slice(&line).ok()).map(classify) {
-            Some(Message::Request { id, .. }) => {
+        match classify(value) {
+            Message::Request { id, .. } => {
                 invalid(Some(id), "a string holds the escape of a lone surrogate, which is no Unicode text")
             }
-            Some(Message::Notification { .. } | Message::Nothing) => Message::Unreadable { why },
-            Some(other) => other,
-            None => Message::Invalid { id: None, code: PARSE_ERROR, why },
+            Message::Notification { .. } | Message::Ignored => Message::BadNotification { why },
+            refused => refused,
         }
     }
 
-    fn classify(mut value: Value) -> Message {
-        let is_answer = value.get("result").or(value.get("error")).is_some();
-        let mut member = |name| value.get_mut(name).map(Value::take);
-        let (version, id, method) = (member("jsonrpc"), member("id"), member("method"));
-        let params = member("params").unwrap_or_default();
-        let good_id = id.clone().filter(|id| id.is_string() || id.is_i64() || id.is_u64());
-        match (method, good_id) {
-            _ if !value.is_object() => invalid(None, "a message must be an object; batches are not offered"),
-            (_, good_id) if version != Some("2.0".into()) => invalid(good_id, "\"jsonrpc\" must be \"2.0\""),
-            (None, _) if is_answer => Message::Nothing,
-            (Some(Value::String(method)), Some(id)) => Message::Request { id, method, params },
-            (Some(Value::String(method)), None) if id.is_none() => Message::Notification { method, params },
-            (Some(Value::String(_)), None) => invalid(None, "\"id\" must be a string or an integer of 64 bits"),
-            (_, good_id) => invalid(good_id, "\"method\" must be a string"),
-        }
-    }
-
-    /// The text with U+FFFD for each `\ud800`…`\udfff` that is no half of a pair; None where there is none.
-    pub fn without_lone_surrogates(text: &[u8]) -> Option<Vec<u8>> {
-        let text = std::str::from_utf8(text).ok()?;
-        let unit = |at: usize| u16::from_str_radix(text.get(at..at + 6)?.strip_prefix("\\u")?, 16).ok();
-        let (mut clean, mut at) = (text.as_bytes().to_vec(), 0);
-        while at < clean.len() {
-            at += match (clean[at], unit(at)) {
-                (b'\\', Some(0xd800..=0xdbff)) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
-                (b'\\', Some(0xd800..=0xdfff)) => {
+    /// The text with `\ufffd` for each escape of a lone surrogate. Two that make a pair are one character, and stay.
+    pub fn replace_lone_surrogates(text: &[u8]) -> Vec<u8> {
+        let mut clean = text.to_vec();
+        let mut at = 0;
+        while at < text.len() {
+            let next = text.get(at + 6..).and_then(escaped_unit);
+            match (escaped_unit(&text[at..]), next) {
+                (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => at += 12,
+                (Some(0xD800..=0xDFFF), _) => {
                     clean[at..at + 6].copy_from_slice(b"\\ufffd");
-                    6
+                    at += 6;
                 }
-                (b'\\', _) => 2, // the next one may be a backslash, too
-                _ => 1,
-            };
+                _ if text[at] == b'\\' => at += 2, // what is escaped may be a backslash
+                _ => at += 1,
+            }
         }
-        (clean != text.as_bytes()).then_some(clean)
+        clean
     }
 
-    fn line(message: Value) -> Vec<u8> {
-        format!("{message}\n").into_bytes()
+    /// The UTF-16 code unit for which the text begins with an escape, as `\ud83d`.
+    fn escaped_unit(text: &[u8]) -> Option<u32> {
+        let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+        u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     }
 
     pub fn response(id: &Value, result: Value) -> Vec<u8> {
         line(json!({"jsonrpc": "2.0", "id": id, "result": result}))
     }
 
-    /// `data` is left out where it is null, `id` where there is none.
+    /// `data` is left out where it is null, `id` where the request has none that could be read.
     pub fn error(id: Option<&Value>, code: i64, message: &str, data: Value) -> Vec<u8> {
         let mut response = json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}});
         if !data.is_null() {
             response["error"]["data"] = data;
         }
-        id.into_iter().for_each(|id| response["id"] = id.clone());
+        if let Some(id) = id {
+            response["id"] = id.clone();
+        }
         line(response)
     }
 
     pub fn notification(method: &str, params: Value) -> Vec<u8> {
         line(json!({"jsonrpc": "2.0", "method": method, "params": params}))
+    }
+
+    fn line(message: Value) -> Vec<u8> {
+        format!("{message}\n").into_bytes()
     }
 }
 
@@ -3634,124 +6085,198 @@ mod http {
     pub struct Head {
         pub method: String,
         pub path: String,  // without scheme, authority and query
-        pub size: usize,   // of the head
-        pub length: usize, // of the body
+        pub size: usize,   // of the head, in bytes
+        pub length: usize, // of the body, in bytes
         pub expects: bool, // 100 Continue
-        pub old: bool,     // HTTP/1.0
+        pub is_http_1_0: bool,
     }
 
-    /// Status line after the version, with further header lines if need be, and what is said to people.
+    /// Why a request is refused: status code and reason phrase, with header lines behind them if need be (`Allow`); and
+    /// what is said to people.
     pub type Refusal = (&'static str, String);
 
-    /// None where it is not complete.
-    pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
-        let seen = &bytes[..end.unwrap_or(bytes.len()).min(HTTP_HEAD_BYTES_MAX + 1)];
-        let text = String::from_utf8_lossy(seen);
-        let mut lines = text.strip_suffix('\r').unwrap_or(&text).split("\r\n"); // a last CR's LF may still come
-        if lines.any(|line| line.contains(['\r', '\n', '\0'])) {
-            return Some(Err(("400 Bad Request", "the head has a bare CR, a bare LF or a NUL".into())));
-        }
-        if seen.len() > HTTP_HEAD_BYTES_MAX {
-            let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
-            return Some(Err(("431 Request Header Fields Too Large", why)));
-        }
-        end.map(|size| parse(text.trim_end_matches("\r\n"), size))
+    const BAD_REQUEST: &str = "400 Bad Request";
+
+    /// The header fields that we heed.
+    #[derive(Default)]
+    struct Fields<'a> {
+        hosts: usize,
+        lengths: Vec<&'a str>, // the values of Content-Length
+        is_chunked: bool,
+        expects: bool, // 100 Continue
     }
 
-    fn parse(head: &str, size: usize) -> Result<Head, Refusal> {
-        let (line, headers) = head.split_once("\r\n").unwrap_or((head, ""));
-        let words: Vec<_> = line.split(' ').collect();
-        let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
-            return Err(("400 Bad Request", "the request line is not METHOD TARGET HTTP/1.1".into()));
-        };
-        let headers = headers.to_ascii_lowercase();
-        let headers: Vec<_> = headers.lines().map(|line| line.split_once(':').unwrap_or_default()).collect();
-        let values = |of: &str| -> Vec<&str> {
-            headers.iter().filter(|(name, _)| *name == of).map(|(_, value)| value.trim_matches([' ', '\t'])).collect()
-        };
-        let (hosts, lengths) = (values("host"), values("content-length"));
-        let (codings, expected) = (values("transfer-encoding"), values("expect"));
-        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
-        let is_number = |digits: &&str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let length = lengths.first().map_or(0, |digits| digits.parse().unwrap_or(usize::MAX));
-        let too_long = format!("the body is longer than {REQUEST_BYTES_MAX} bytes");
-        let (old, is_sized) = (version == "HTTP/1.0", method != "POST" || !lengths.is_empty());
-        let rules = [
-            (headers.iter().all(|(name, _)| is_name(name)), "400 Bad Request", "a header line is not NAME: VALUE"),
-            (hosts.len() == 1 || (hosts.is_empty() && old), "400 Bad Request", "there must be one Host"),
-            (codings.iter().all(|one| *one == "chunked"), "501 Not Implemented", "the Transfer-Encoding is unknown"),
-            (codings.is_empty() && is_sized, "411 Length Required", "send a Content-Length, not chunks"),
-            (expected.iter().all(|one| *one == "100-continue"), "417 Expectation Failed", "expect 100-continue only"),
-            (lengths.len() < 2 && lengths.iter().all(is_number), "400 Bad Request", "Content-Length is not one number"),
-            (length <= REQUEST_BYTES_MAX, "413 Content Too Large", &too_long),
-        ];
-        if let Some((_, status, why)) = rules.into_iter().find(|(is_kept, ..)| !is_kept) {
-            return Err((status, why.into()));
+    /// The head of a request that begins with these bytes. None where they are no whole head, and may become one.
+    pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let size = end.map_or(bytes.len(), |end| end + 4);
+        let text = String::from_utf8_lossy(&bytes[..size.min(HTTP_HEAD_BYTES_MAX)]);
+        // A head that is not complete may end in the CR of a CRLF.
+        let whole_lines = text.strip_suffix('\r').unwrap_or(&text);
+        if whole_lines.replace("\r\n", "").contains(['\r', '\n', '\0']) {
+            return Some(refuse(BAD_REQUEST, "the head has a bare CR, a bare LF or a NUL"));
         }
+        if size > HTTP_HEAD_BYTES_MAX {
+            let why = format!("the head is longer than {HTTP_HEAD_BYTES_MAX} bytes");
+            return Some(refuse("431 Request Header Fields Too Large", &why));
+        }
+        let lines = text.strip_suffix("\r\n\r\n")?;
+        Some(parse(lines, size))
+    }
+
+    fn refuse<T>(status: &'static str, why: &str) -> Result<T, Refusal> {
+        Err((status, why.into()))
+    }
+
+    fn parse(lines: &str, size: usize) -> Result<Head, Refusal> {
+        let (request_line, field_lines) = lines.split_once("\r\n").unwrap_or((lines, ""));
+        let words: Vec<_> = request_line.split(' ').collect();
+        let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
+            return refuse(BAD_REQUEST, "the request line is not METHOD TARGET HTTP/1.1");
+        };
+        let field_lines = field_lines.to_ascii_lowercase();
+        let fields = parse_fields(&field_lines)?;
+        let is_http_1_0 = version == "HTTP/1.0";
+        // RFC 9112, 3.2
+        if fields.hosts > 1 || (fields.hosts == 0 && !is_http_1_0) {
+            return refuse(BAD_REQUEST, "there must be one Host");
+        }
+        let length = body_length(method, &fields)?;
+        Ok(Head {
+            method: method.into(),
+            path: path_of(target).into(),
+            size,
+            length,
+            expects: fields.expects,
+            is_http_1_0,
+        })
+    }
+
+    /// Takes lines in lower case (RFC 9112, 5). A name has no white space: this refuses folded lines, and spaces before
+    /// the colon.
+    fn parse_fields(lines: &str) -> Result<Fields<'_>, Refusal> {
+        let mut fields = Fields::default();
+        for line in lines.lines() {
+            let (name, value) = line.split_once(':').unwrap_or_default();
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return refuse(BAD_REQUEST, "a header line is not NAME: VALUE");
+            }
+            match (name, value.trim_matches([' ', '\t'])) {
+                ("host", _) => fields.hosts += 1,
+                ("content-length", digits) => fields.lengths.push(digits),
+                ("transfer-encoding", "chunked") => fields.is_chunked = true,
+                ("transfer-encoding", _) => return refuse("501 Not Implemented", "the Transfer-Encoding is unknown"),
+                ("expect", "100-continue") => fields.expects = true,
+                ("expect", _) => return refuse("417 Expectation Failed", "expect 100-continue only"),
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    /// The size of the body in bytes (RFC 9112, 6.3).
+    fn body_length(method: &str, fields: &Fields) -> Result<usize, Refusal> {
+        if fields.is_chunked || (method == "POST" && fields.lengths.is_empty()) {
+            return refuse("411 Length Required", "send a Content-Length, not chunks");
+        }
+        let digits = match fields.lengths[..] {
+            [] => return Ok(0),
+            [digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => digits,
+            _ => return refuse(BAD_REQUEST, "Content-Length is not one number"),
+        };
+        match digits.parse() {
+            Ok(length @ ..=REQUEST_BYTES_MAX) => Ok(length),
+            _ => refuse("413 Content Too Large", &format!("the body is longer than {REQUEST_BYTES_MAX} bytes")),
+        }
+    }
+
+    /// The path of a target in origin form or absolute form (RFC 9112, 3.2).
+    fn path_of(target: &str) -> &str {
         let target = target.split('?').next().unwrap_or_default();
-        let absolute = target.split_once("://").filter(|_| !target.starts_with('/'));
-        let path = absolute.map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
-        Ok(Head { method: method.into(), path: path.into(), size, length, expects: !expected.is_empty(), old })
+        match target.split_once("://") {
+            Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |at| &rest[at..]),
+            _ => target,
+        }
     }
 }
 
 /// What the standard library does not offer of POSIX. All `unsafe` of the program is here.
 #[allow(unsafe_code)]
 mod sys {
-    use super::{io, AsRawFd, Command, ErrorKind, File, Instant, UnixStream};
+    use super::{io, AsRawFd, Command, ErrorKind, File, Instant, Ordering, UnixStream, DESCRIPTORS_MAX, IS_MACOS};
     use std::os::unix::process::CommandExt;
 
-    /// Has the signals that end us wake the loop, as a byte on its socket. SIGHUP stays ignored under nohup. SIGCHLD
-    /// gets its default: ignored, as some hosts leave it, it would reap our children.
+    /// Lets the signals that end us wake the loop, by a byte on its socket: where that is full, the loop is awake.
+    /// SIGHUP stays ignored under nohup. SIGCHLD gets its default: were it ignored, as some hosts leave it, the kernel
+    /// would reap our children.
     pub fn catch_signals() {
         extern "C" fn wake(signal: libc::c_int) {
-            if let Some((_, socket)) = super::POST.get() {
-                // SAFETY: write(2) may be called in a handler, and reads one byte of this frame.
-                unsafe { libc::write(socket.as_raw_fd(), [signal as u8].as_ptr().cast(), 1) };
+            super::SIGNAL.store(signal, Ordering::Relaxed);
+            if let Some(post) = super::POST.get() {
+                // SAFETY: write(2) may be called in a handler (signal-safety(7)). It reads one byte, which outlives it.
+                unsafe { libc::write(post.waker.as_raw_fd(), [0u8].as_ptr().cast(), 1) };
             }
         }
-        // SAFETY: the handler only loads a pointer and writes.
+        // SAFETY: signal(3) takes SIG_DFL, SIG_IGN or a function of one int. This one loads a pointer and writes.
         unsafe {
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-                if libc::signal(signal, wake as *const () as usize) == libc::SIG_IGN && signal == libc::SIGHUP {
+                let before = libc::signal(signal, wake as *const () as usize);
+                if before == libc::SIG_IGN && signal == libc::SIGHUP {
                     libc::signal(signal, libc::SIG_IGN);
                 }
             }
         }
     }
 
-    /// Makes the command's process the leader of a session, hence of a group, without a terminal; on Linux it is killed
-    /// when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG).
+    /// Makes the command's process the leader of a session, hence of a group, without a terminal. On Linux it is killed
+    /// when the thread that spawns it ends (prctl(2), PR_SET_PDEATHSIG; I11). On macOS it marks all descriptors but 0
+    /// to 2 close-on-exec: pipe, socketpair and accept can't do that in one step there, so it may have inherited one
+    /// that another thread had just made.
     pub fn own_session(command: &mut Command) {
         let parent = std::process::id() as i32;
-        // SAFETY: between fork and exec only plain system calls are made, nothing is allocated and no lock taken.
+        // SAFETY: between fork(2) and exec this makes plain system calls only. It allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || {
                 libc::setsid();
+                let inherited = if IS_MACOS { 3..libc::getdtablesize().min(DESCRIPTORS_MAX) } else { 0..0 };
+                for fd in inherited {
+                    libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+                }
                 #[cfg(target_os = "linux")]
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                // Where we died before the prctl, nobody would kill it.
-                (libc::getppid() == parent).then_some(()).ok_or_else(|| ErrorKind::NotFound.into())
+                if libc::getppid() != parent {
+                    return Err(ErrorKind::NotFound.into()); // we died before the prctl: nobody would kill it
+                }
+                Ok(())
             })
         };
     }
 
-    /// Waits until a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT). Signals do not cut it short, for
-    /// signal(3) installs handlers with SA_RESTART.
+    /// Waits until a child of ours has exited; it stays unreaped (waitid(2), WNOWAIT; I8). No signal cuts this short,
+    /// for signal(3) installs handlers with SA_RESTART.
     pub fn wait_for_exit(pid: i32) {
-        // SAFETY: all-zero bytes are a valid siginfo_t, which waitid fills.
+        // SAFETY: all-zero bytes are a valid siginfo_t, and waitid(2) writes no more than that.
         unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, libc::WEXITED | libc::WNOWAIT);
         }
     }
 
-    /// kill(2), of an unreaped child of ours or of the group that it leads.
-    pub fn signal(pid: i32, signal: i32, group: bool) {
-        // SAFETY: a plain system call.
-        unsafe { libc::kill(if group { -pid } else { pid }, signal) };
+    /// kill(2), of an unreaped child of ours or, by a negative pid, of the group that it leads (I8).
+    pub fn kill(pid: i32, signal: i32) {
+        // SAFETY: kill(2) takes two integers.
+        unsafe { libc::kill(pid, signal) };
+    }
+
+    /// kill(2), of a process that is still in that group of ours.
+    pub fn kill_member(pid: i32, group: i32, signal: i32) {
+        // SAFETY: getpgid(2) and kill(2) take integers.
+        unsafe {
+            if libc::getpgid(pid) == group {
+                libc::kill(pid, signal);
+            }
+        }
     }
 
     /// An entry for `poll`, a new one each time; -1 for no descriptor.
@@ -3762,7 +6287,7 @@ mod sys {
     /// poll(2): waits until something is ready, or the time has come; false where nothing is.
     pub fn poll(set: &mut [libc::pollfd], until: Instant) -> bool {
         let time = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000).min(i32::MAX as u128);
-        // SAFETY: the pointer and the length are those of one slice; poll(2) writes `revents` only.
+        // SAFETY: the pointer and the length are those of one slice, of which poll(2) writes the `revents`.
         let ready = unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, time as i32) };
         if ready < 0 {
             std::thread::sleep(std::time::Duration::from_millis(10)); // ENOMEM, EINVAL; a signal can wait as long
@@ -3770,15 +6295,17 @@ mod sys {
         ready > 0
     }
 
-    /// Writes as much as the descriptor takes without blocking, and returns how much that was; all of it where writing
-    /// fails, for then there is nobody to write to. O_NONBLOCK would also change the descriptor for whoever shares it:
-    /// a pipe that polls writable takes PIPE_BUF bytes (poll(2), pipe(7)), at least 4096 on what we run on.
+    /// Writes as much as the descriptor takes without blocking, and returns how many bytes that were; all of them where
+    /// writing fails, for then nobody reads. O_NONBLOCK is not set on 0 to 2, which others share. There at most
+    /// PIPE_BUF bytes are written at a time, which a pipe that polls writable takes without blocking (poll(2),
+    /// pipe(7)).
     pub fn write_ready(fd: i32, bytes: &[u8]) -> usize {
-        let (mut written, now) = (0, Instant::now());
+        let now = Instant::now();
+        let most = if fd > 2 { bytes.len() } else { libc::PIPE_BUF }; // our own sockets are non-blocking
+        let mut written = 0;
         while written < bytes.len() && poll(&mut [watch(fd, libc::POLLOUT)], now) {
-            let most = if fd > 2 { bytes.len() } else { 4096 }; // our own sockets are non-blocking
             let piece = &bytes[written..bytes.len().min(written + most)];
-            // SAFETY: write(2) reads the slice's length from it.
+            // SAFETY: write(2) reads as many bytes as the slice has.
             match unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) } {
                 count @ 0.. => written += count as usize,
                 _ if io::Error::last_os_error().kind() == ErrorKind::WouldBlock => break,
@@ -3788,45 +6315,47 @@ mod sys {
         written
     }
 
-    /// Bytes that can be read without blocking (FIONREAD).
+    /// The bytes that can be read without blocking (FIONREAD).
     pub fn bytes_readable(fd: &File) -> usize {
         let mut count: libc::c_int = 0;
-        // SAFETY: this request writes one int.
+        // SAFETY: ioctl(2) writes one int for this request.
         unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD as _, &mut count) };
         count.max(0) as usize
     }
 
-    /// Asks for a larger pipe where that can be asked; it works without.
+    /// Asks Linux for a larger pipe (fcntl(2), F_SETPIPE_SZ). It works without.
     pub fn widen_pipe(_fd: &impl AsRawFd, _bytes: usize) {
-        // SAFETY: a plain system call.
+        // SAFETY: fcntl(2) takes integers for this command.
         #[cfg(target_os = "linux")]
         let _ = unsafe { libc::fcntl(_fd.as_raw_fd(), libc::F_SETPIPE_SZ, _bytes as libc::c_int) };
     }
 
     /// flock(2), exclusive, without waiting.
     pub fn try_lock(fd: &File) -> bool {
-        // SAFETY: a plain system call.
+        // SAFETY: flock(2) takes two integers.
         unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
     }
 
-    /// SIGPIPE ends us, as it ends programs that are not Rust's.
+    /// Lets SIGPIPE end us, as it ends programs that are not Rust's.
     pub fn default_sigpipe() {
-        // SAFETY: the default action is no function.
+        // SAFETY: signal(3) takes SIG_DFL, which is no function.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
 
-    /// getsockopt(2), of an option whose value is integers.
+    /// getsockopt(2), of an option whose value is made of integers.
     fn option<T>(stream: &UnixStream, level: libc::c_int, name: libc::c_int) -> Option<T> {
         let mut size = size_of::<T>() as libc::socklen_t;
-        // SAFETY: all-zero bytes are valid integers, of which at most `size` bytes are filled.
+        // SAFETY: all-zero bytes are valid integers, of which getsockopt(2) writes at most `size` bytes.
         unsafe {
             let mut value: T = std::mem::zeroed();
-            let got = libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut value).cast(), &mut size);
-            (got == 0).then_some(value)
+            match libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut value).cast(), &mut size) {
+                0 => Some(value),
+                _ => None,
+            }
         }
     }
 
-    /// Process and user at the other end of a Unix socket (unix(7), unix(4)): of who connected, or who listens.
+    /// Process and user at the other end of a Unix socket (unix(7), unix(4)): who connected, or who listens (I10).
     pub fn peer(stream: &UnixStream) -> Option<(i32, u32)> {
         #[cfg(target_os = "linux")]
         return option::<libc::ucred>(stream, libc::SOL_SOCKET, libc::SO_PEERCRED).map(|peer| (peer.pid, peer.uid));
@@ -3837,8 +6366,18 @@ mod sys {
         }
     }
 
+    /// The date and time of day in UTC, `seconds` after 1970 began (gmtime_r(3)).
+    pub fn utc(seconds: u64) -> libc::tm {
+        // SAFETY: all-zero bytes are a valid tm, the only thing that gmtime_r(3) writes.
+        unsafe {
+            let mut parts: libc::tm = std::mem::zeroed();
+            libc::gmtime_r(&(seconds as libc::time_t), &mut parts);
+            parts
+        }
+    }
+
     pub fn user_id() -> u32 {
-        // SAFETY: a plain system call that can't fail.
+        // SAFETY: geteuid(2) takes nothing and can't fail.
         unsafe { libc::geteuid() }
     }
 }

@@ -7,15 +7,17 @@ namespace of its own, whose builtins are a private copy: whatever user code does
 Protocol: one JSON object a line, UTF-8, on the control socket. It arrives as descriptor 0 and is at once moved to a
 private close-on-exec descriptor (I6). The server sends a request and waits for `done` before it sends the next.
 
-    server -> worker   {"op": "run", "code": text}, {"op": "startup", "code": text}    a cell; the startup script
+    server -> worker   {"op": "run", "number": n, "code": text}       a cell
+                       {"op": "startup", "code": text}                the startup script
                        {"op": "list_vars"}, {"op": "reset"}
                        {"op": "installed", "number": n, "done": bool}    the answer to `install`
-    worker -> server   {"op": "ready", "version": text}    once, before anything else
+    worker -> server   {"op": "ready", "version": text, "environment": path or null, "note": text or null}
+                       once, first: where packages may be installed, and what there is to say of that
                        {"op": "install", "number": n, "name": text}      a cell imports what nobody finds
                        {"op": "image", "data": base64, "more": bool}     a PNG, in pieces
                        {"op": "part", "text": text}        the beginning of a long result, in pieces of PART_CHARS
                        {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text],
-                        "missing": name or null}           a module that was not found, and that was not asked for
+                        "missing": name or null}           a module that was not found, for which no `install` was sent
 
 Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after all that the cell wrote was flushed into
 them: they hold the whole of it (I4). End of file on the control socket means: leave. The worker starts no thread (I7).
@@ -24,30 +26,42 @@ import sys  # the bootstrap took '' off sys.path, so that no project file stands
 import os
 
 STDLIB = os.path.dirname(os.__file__)
-# What stands before that, as the project may by PYTHONPATH, can hold files named like its modules.
+# Entries before STDLIB come from PYTHONPATH, and may hold project files named like its modules.
 OUR_PATH = sys.path[sys.path.index(STDLIB) :] if STDLIB in sys.path else sys.path[:]
 sys.path[:] = OUR_PATH
 import _ast
 import builtins
+import faulthandler
 import json
 import linecache
 from _frozen_importlib_external import PathFinder
-from _signal import SIGINT, getsignal, signal  # those of `signal` convert to enums, which is slow
+# Those of `signal` convert to enums, which is slow.
+from _signal import SIG_DFL, SIGALRM, SIGINT, SIGIO, SIGKILL, alarm, getsignal, signal
 from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
-from itertools import count
+from itertools import count, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
+from time import monotonic
 from traceback import TracebackException, walk_stack
 
-# `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it; under PYTHONSAFEPATH it lacks the ''.
+environment, note = (sys.argv[1:] + [None, None])[:2]  # given by ENVIRONMENT (main.rs), which runs the builtin's Python
+del sys.argv[1:]
+# `LAUNCH_PATH` is the bootstrap's: sys.path as the interpreter made it. Where that lacks the '' (PYTHONSAFEPATH), the
+# working directory itself is put first: cells may import project files, and a later chdir changes nothing.
 sys.path[:] = LAUNCH_PATH if "" in LAUNCH_PATH[:1] else [os.getcwd()] + LAUNCH_PATH  # noqa: F821
 
-to_json, from_json = json.JSONEncoder(ensure_ascii=False).encode, json.JSONDecoder().raw_decode
+to_json = json.JSONEncoder(ensure_ascii=False).encode
+from_json = json.JSONDecoder().raw_decode
 if getattr(json.encoder, "c_make_encoder", None) is not None:  # not on PyPy; in C, hence out of reach of patches
-    in_c = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
-    to_json = lambda frame: "".join(in_c(frame, 0))  # noqa: E731
+    encode_in_c = json.encoder.c_make_encoder(
+        None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
+
+    def to_json(frame):
+        return "".join(encode_in_c(frame, 0))
+
 sources = linecache.cache
 sources.pop("<string>", None)  # since 3.13 that is the bootstrap: not what user code runs by `exec`
+getattr(linecache, "_interactive_cache", {}).clear()  # since 3.14 it is here
 
 PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server refuses frames over 4 MiB
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
@@ -55,7 +69,7 @@ SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for traceb
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
 RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
-WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever takes these expects a failure
+WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever catches these expects a failure
 # Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
 NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt
     distutils formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev
@@ -65,11 +79,12 @@ PID, MAIN_THREAD = getpid(), get_ident()
 os.environ.setdefault("MPLBACKEND", "agg")
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
 
-cells, installs = count(1), count(1)  # numbers: of cells, of requests for an install
+installs = count(1)  # numbers of requests for an install
 received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
-asked, guards = set(), {}  # what this cell has had asked for; by cell: the lines in which an import may fail
-kept = [(0, "")]  # cells whose lines are kept, oldest first: the characters of all cells up to its end, its name
+asked = set()  # modules whose install this cell has asked for
+may_fail = {}  # by cell: the lines in which an import may fail
+kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
 loop = None  # of top-level await: one for the interpreter's life
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
@@ -91,21 +106,25 @@ def leads_to(descriptor):
 control = os.dup(0)
 spares = os.open(os.devnull, os.O_RDONLY), os.dup(1), os.dup(2)  # close-on-exec as control is (PEP 446)
 dup2(spares[0], 0)
-server, *places = map(leads_to, (control,) + spares)
-own_streams = sys.stdin, sys.stdout, sys.stderr = None, None, None  # settle_streams makes them: Python's may be raw
+faulthandler.enable(spares[2])  # a crash says in which line, whatever became of sys.stderr
+control_place = leads_to(control)
+places = [leads_to(spare) for spare in spares]
+own_streams = sys.stdin, sys.stdout, sys.stderr = None, None, None  # settle_streams makes ours below
 
 def flush(stream):
-    """User code may have put anything in place of the streams: what flushing that raises is not the cell's affair."""
+    """Returns what flushing raised, for user code may have put anything in place of the streams; None for nothing."""
     try:
         stream.flush()
     except BaseException as error:
         return error
 
 def settle_streams():
-    """Has in the pipes what was printed, and puts back what was closed or redirected for good (I4). Returns notes."""
+    """Flushes what was printed into the pipes, and puts back what was closed or redirected for good (I4). Returns
+    notes."""
     notes = []
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        own, stream = own_streams[descriptor], getattr(sys, name, None)
+        own = own_streams[descriptor]
+        stream = getattr(sys, name, None)
         flush(own)
         failed = flush(stream)
         if leads_to(descriptor) != places[descriptor]:
@@ -121,32 +140,51 @@ def settle_streams():
             setattr(sys, name, stream)
     return notes
 
-modules_seen, flush_c = 0, int  # which does nothing
+modules_seen = 0  # by the last look for C code
+flush_c = None  # a function, once there is C code
 
 def flush_libc():
-    """Flushes libc's stdout, once a module is loaded whose C code may write there: to load ctypes takes 5 ms.
+    """Flushes libc's stdout, once a module is loaded whose C code may write there. (ctypes takes 5 ms to load.)
     Never fflush(NULL), which waits for any stream that a thread is blocked on."""
     global modules_seen, flush_c
-    if flush_c is int and len(modules) != modules_seen:
+    if flush_c is None and len(modules) != modules_seen:
         modules_seen = len(modules)
-        # Names first, modules one by one: to make pairs may collect garbage, which may import.
-        loaded = [module.__dict__ for module in map(modules.get, list(modules)) if type(module) is type(sys)]
-        files = [names["__file__"] for names in loaded if type(names.get("__file__")) is str]
-        if "_ctypes" in modules or any(file.endswith(".so") and "/lib-dynload/" not in file for file in files):
+        if c_code_is_loaded():
             try:
-                ctypes = late_import("ctypes")
-                libc, symbol = ctypes.CDLL(None), "__stdoutp" if sys.platform == "darwin" else "stdout"
-                stdout, fflush = ctypes.c_void_p.in_dll(libc, symbol), libc.fflush
-                flush_c = lambda: fflush(stdout)  # noqa: E731
+                flush_c = make_flush()
             except Exception:  # no libffi: such output is left to libc's own habits
                 pass
-    flush_c()
+    if flush_c is not None:
+        flush_c()
 
-def out_of_project(action, *arguments):
-    """Does what imports, or may: Python's own modules import others when they need them."""
+def c_code_is_loaded():
+    if "_ctypes" in modules:
+        return True
+    # Names first, then modules one by one: to make pairs could start a garbage collection, whose finalizers could
+    # import, and so change the dict meanwhile.
+    for module in map(modules.get, list(modules)):
+        if type(module) is type(sys):
+            file = module.__dict__.get("__file__")
+            if type(file) is str and file.endswith(".so") and "/lib-dynload/" not in file:
+                return True
+    return False
+
+def make_flush():
+    ctypes = late_import("ctypes")
+    libc = ctypes.CDLL(None)
+    symbol = "__stdoutp" if sys.platform == "darwin" else "stdout"
+    stdout = ctypes.c_void_p.in_dll(libc, symbol)
+    fflush = libc.fflush
+
+    def flush_stdout():
+        fflush(stdout)
+    return flush_stdout
+
+def with_our_path(action, *arguments):
+    """Runs an action that may import, with the standard library first on sys.path: its modules import others late."""
     before = getattr(sys, "path", None)
     path = sys.path = before if type(before) is list else []
-    path[:0] = OUR_PATH  # and the rest behind it, for the threads of the cells
+    path[:0] = OUR_PATH  # the rest stays behind it: threads of cells may import meanwhile
     try:
         return action(*arguments)
     finally:
@@ -155,13 +193,14 @@ def out_of_project(action, *arguments):
 
 def late_import(name):
     """Imports what is too dear for the start, from the standard library: asyncio takes longer than all the rest."""
-    return out_of_project(__import__, name)
+    return with_our_path(__import__, name)
 
 # -- the control socket ---------------------------------------------------------------------------------------------
 
 def receive():
     """The next request, or None at end of file. Reading goes on after a signal (PEP 475).
-    A handler or a thread of the user's may raise here; `map` keeps that from coming between a read and its result."""
+    A handler or a thread of the user's may raise here. Between `read` and `append` that would lose what was read;
+    `extend` of a `map` does both in C."""
     while not received or b"\n" not in received[-1]:
         received.extend(map(read, [control], [65536]))
         if not received[-1]:
@@ -171,17 +210,21 @@ def receive():
     return from_json(line.decode())[0]
 
 def send(frames):
-    """An interrupt waits until all are sent: it would tear one, or leave a picture without its end."""
-    global instead
-    late, before = [], instead
-    instead = lambda: late.append(True)  # noqa: E731
+    """An interrupt waits until all are sent (see on_sigint): it would tear one, or leave a picture without its end."""
+    global instead_of_raising
+    late = []
+    before = instead_of_raising
+
+    def keep_for_later():
+        late.append(True)
+    instead_of_raising = keep_for_later
     try:
         for frame in frames:
             data = (to_json(frame) + "\n").encode()
             while data:
                 data = data[write(control, data) :]
     finally:
-        instead = before
+        instead_of_raising = before
         if late:
             on_sigint(SIGINT, None)
 
@@ -191,29 +234,34 @@ def plain(text):
 
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
-armed = False  # whether SIGINT raises: only while user code runs, and once a cell
-interrupted = False  # whether it has, in this cell
-instead = None  # of raising: what SIGINT does where that would tear something
+RAISE_AGAIN = 3  # seconds, in which `finally` and `with` can clean up
+armed = False  # whether SIGINT raises: only while user code runs
+raises_from = 0.0  # by `monotonic`: not before this
+interrupted = False  # whether it has raised, in this cell
+instead_of_raising = None  # what SIGINT does where KeyboardInterrupt would tear something
 
 def on_sigint(_signal, _frame):
-    """Installed for life. A late signal is dropped; toggling SIG_IGN instead would leak it to the next cell."""
-    global armed, interrupted
-    if armed and instead is not None and getpid() == PID:
-        instead()
-    elif armed:
-        armed, interrupted = False, True
-        raise KeyboardInterrupt
+    """Installed for life. A late signal is dropped here. (SIG_IGN between cells would not do: CPython delivers a signal
+    that it has noted already to whatever handler is set by then.) The server repeats SIGINT while the cell runs."""
+    global raises_from, interrupted
+    if not armed or monotonic() < raises_from:
+        return
+    if instead_of_raising is not None and getpid() == PID:
+        return instead_of_raising()
+    raises_from, interrupted = monotonic() + RAISE_AGAIN, True
+    raise KeyboardInterrupt
 
 users_handler = on_sigint  # what user code put in place of ours: it holds during cells
 
 def guarded(action):
     """Runs user code: the only place where SIGINT raises. Returns (value, None) or ("", what was raised).
-    An interrupt between any two of these lines ends up in the outer handler, which is disarmed by then."""
-    global armed, instead, users_handler
+    An interrupt between any two of these lines is caught by the outer `except`. After that on_sigint does not raise
+    for a while, so nothing but a handler of the user's can raise here."""
+    global armed, instead_of_raising, users_handler
     try:
         try:
             signal(SIGINT, users_handler)
-            armed, instead = not interrupted, None
+            armed, instead_of_raising = True, None
             outcome = action(), None
         finally:
             armed = False
@@ -229,6 +277,25 @@ def guarded(action):
 
 signal(SIGINT, on_sigint)
 
+def watch_server():
+    """macOS has no signal for the death of a parent. There the control socket sends SIGIO, and where its other end is
+    closed while a cell runs, the server was killed: the group ends too (I11), but for C code that never returns."""
+    import fcntl
+    import select
+    control_poll = select.poll()
+    control_poll.register(control, select.POLLHUP)
+    look, killpg, hung_up = control_poll.poll, os.killpg, select.POLLHUP
+
+    def on_sigio(_signal, _frame):
+        if unanswered and getpid() == PID and any(events & hung_up for _, events in look(0)):
+            killpg(0, SIGKILL)
+    signal(SIGIO, on_sigio)
+    fcntl.fcntl(control, fcntl.F_SETOWN, PID)
+    fcntl.fcntl(control, fcntl.F_SETFL, fcntl.fcntl(control, fcntl.F_GETFL) | os.O_ASYNC)
+
+if ON_MACOS:  # noqa: F821  # the bootstrap's
+    watch_server()
+
 # -- cells ----------------------------------------------------------------------------------------------------------
 
 def remember_source(code, name):
@@ -238,7 +305,7 @@ def remember_source(code, name):
     while kept[-1][0] - kept[0][0] > SOURCES_CHARS_MAX:
         oldest = kept.pop(0)[1]
         sources.pop(oldest, None)
-        guards.pop(oldest, None)
+        may_fail.pop(oldest, None)
 
 def compile_cell(code, name):
     """The whole cell, so that nothing runs when this raises. A last expression becomes an assignment to RESULT."""
@@ -254,15 +321,15 @@ def compile_cell(code, name):
         remember_source(code, name)
         tree = compile(code, name, "exec", ALLOW_AWAIT | ONLY_AST, True)
     if "except" in code or "with" in code:
-        guards[name] = guarded_lines(tree)
+        may_fail[name] = lines_that_may_fail(tree)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, _ast.Expr):
         place = {field: getattr(last, field) for field in last._attributes}
         tree.body[-1] = _ast.Assign([_ast.Name(RESULT, _ast.Store(), **place)], last.value, **place)
     return compile(tree, name, "exec", ALLOW_AWAIT, True)
 
-def guarded_lines(tree):
-    """Where a failing import is expected: under `try` with a handler that wide, `with suppress(…)` or the like."""
+def lines_that_may_fail(tree):
+    """Where a failing import is expected: under `try` with a handler for one of WIDE, `with suppress(…)`, …."""
     nodes, lines = [tree], set()
     for node in nodes:  # which grows meanwhile
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
@@ -276,14 +343,15 @@ def guarded_lines(tree):
 
 def run_cell(request):
     """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
-    name = "<cell %d>" % next(cells) if request["op"] == "run" else "<startup script>"
+    name = "<cell %d>" % request["number"] if request["op"] == "run" else "<startup script>"
     code = request["code"][request["code"].startswith("\ufeff") :]
     remember_source(code, name)
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
-    for name in RESULT, "__warningregistry__":  # of a cell interrupted at its very end; what earlier cells warned of
-        scope.pop(name, None)
-    value = (run_task if compiled.co_flags & 0x80 else eval)(compiled, scope)  # inspect.CO_COROUTINE
+    scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
+    scope.pop("__warningregistry__", None)  # what earlier cells warned of
+    awaits = compiled.co_flags & 0x80  # inspect.CO_COROUTINE
+    value = run_task(compiled, scope) if awaits else eval(compiled, scope)
     value = scope.pop(RESULT, value)
     text = "" if value is None else plain(repr(value))
     show_value(value)
@@ -291,30 +359,37 @@ def run_cell(request):
 
 def run_task(code, scope):
     """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
-    global loop, instead
+    global loop, instead_of_raising
     asyncio = late_import("asyncio")
     if loop is None or loop.is_closed():
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
-    def ask_loop():  # waits for a place where the interrupt tears nothing; the next one, 200 ms later, does not
-        global instead
-        instead = None
-        loop.call_soon_threadsafe(lambda: task.done() or on_sigint(SIGINT, None))
-    instead = ask_loop  # before there is a task: none must be left that did not run
+
+    def raise_in_loop():
+        if not task.done():
+            on_sigint(SIGINT, None)
+
+    def ask_loop():
+        """Has the loop raise between two callbacks, where nothing is torn. The server repeats SIGINT after 200 ms: the
+        second one raises at once."""
+        global instead_of_raising
+        instead_of_raising = None
+        loop.call_soon_threadsafe(raise_in_loop)
+    instead_of_raising = ask_loop  # before create_task: an interrupt there could leave a task that never ran
     task = loop.create_task(eval(code, scope))
     try:
         return loop.run_until_complete(task)
     except BaseException as raised:
         error = raised
     finally:
-        instead = None
-    if not task.done():  # interrupted, somewhere in the loop: where the task was waiting is what matters
+        instead_of_raising = None
+    if not task.done():  # the interrupt hit the loop: end the task, and show where it was waiting
         task.cancel()
         try:
             loop.run_until_complete(task)
         except BaseException as ending:
             error.__traceback__ = ending.__traceback__
-    if not task.cancelled():
+    if task.done() and not task.cancelled():
         task.exception()  # retrieved, so that asyncio does not report it again
     raise error
 
@@ -322,14 +397,16 @@ def run_task(code, scope):
 
 def find_package(name, path=None, target=None):
     """The last finder: has the server install what a cell's statement imports and nobody found."""
-    wanted = armed and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
+    wanted = armed and not interrupted and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
     if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
         return None
     asked.add(name)
     number = next(installs)
     send([{"op": "install", "number": number, "name": name}])
-    # The late answer to one that was interrupted may come first.
-    if not next((reply["done"] for reply in iter(receive, None) if reply["number"] == number), False):
+    reply = receive()
+    while reply is not None and reply["number"] != number:  # a late one, to a request that was interrupted
+        reply = receive()
+    if reply is None or not reply["done"]:
         return None
     PathFinder.invalidate_caches()
     return PathFinder.find_spec(name)
@@ -346,10 +423,15 @@ def is_cells_own(frame):
         frame = frame.f_back
     by_call = frame.f_code.co_name == "import_module" and frame.f_globals.get("__name__") == "importlib"
     frame = frame.f_back if by_call else frame
-    if not is_cell(frame) or any(line in guards.get(one.f_code.co_filename, ()) for one, line in walk_stack(frame)):
+    if not is_cell(frame) or any(line in may_fail.get(one.f_code.co_filename, ()) for one, line in walk_stack(frame)):
         return False
-    steps, opname = frame.f_code.co_code[frame.f_lasti :: 2], late_import("opcode").opname
-    return by_call or next(name for name in map(opname.__getitem__, steps) if name != "EXTENDED_ARG") == "IMPORT_NAME"
+    if by_call:
+        return True
+    opname = late_import("opcode").opname
+    for step in frame.f_code.co_code[frame.f_lasti :: 2]:
+        if opname[step] != "EXTENDED_ARG":  # which stands before an instruction with a large argument
+            return opname[step] == "IMPORT_NAME"
+    return False
 
 def is_cell(frame):
     return frame.f_code.co_filename.startswith(("<cell ", "<startup script>"))
@@ -359,16 +441,29 @@ def find_pyplot(name, path=None, target=None):
     spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
     if spec is not None:
         load = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (load(module), setattr(module, "show", show_figures))
+
+        def load_with_our_show(module):
+            load(module)
+            module.show = show_figures
+        spec.loader.exec_module = load_with_our_show
     return spec
 
-sys.meta_path.insert(0, type("Finder", (), {"find_spec": find_pyplot}))
-sys.meta_path.append(type("Finder", (), {"find_spec": find_package}))
+class PyplotFinder:
+    find_spec = find_pyplot
+
+class PackageFinder:
+    find_spec = find_package
+
+sys.meta_path.insert(0, PyplotFinder)
+sys.meta_path.append(PackageFinder)
 
 def show_figures(*_, **__):
     """plt.show, also at a cell's end: sends the open figures and closes them, those too that can't be drawn."""
-    pyplot, failed = modules.get("matplotlib.pyplot") if get_ident() == MAIN_THREAD else None, []
-    for number in getattr(pyplot, "get_fignums", list)():
+    pyplot = modules.get("matplotlib.pyplot")
+    if get_ident() != MAIN_THREAD or not hasattr(pyplot, "get_fignums"):
+        return
+    failed = []
+    for number in pyplot.get_fignums():
         try:
             show_value(pyplot.figure(number))
         except Exception as error:
@@ -376,17 +471,22 @@ def show_figures(*_, **__):
     if failed:
         raise failed[0]
 
+def close_figures():
+    modules["matplotlib.pyplot"].close("all")
+
 def show_value(value):
-    """Sends the picture of a figure, which is closed, or of what has one for notebooks."""
-    data = None
+    """Sends a figure as a PNG, and closes it; or the PNG that a value has for notebooks."""
     if getpid() != PID:
         return
+    data = None
     if isinstance(value, getattr(modules.get("matplotlib.figure"), "Figure", ())):
         buffer = BytesIO()
+        pyplot = modules.get("matplotlib.pyplot")
         try:
             value.savefig(buffer, format="png")
         finally:
-            getattr(modules.get("matplotlib.pyplot"), "close", id)(value)
+            if hasattr(pyplot, "close"):
+                pyplot.close(value)
         data = buffer.getvalue()
     elif hasattr(type(value), "_repr_png_"):
         data = value._repr_png_()
@@ -411,9 +511,12 @@ def report(error):
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
     if not issubclass(type(error), SystemExit):
-        text, half = plain(out_of_project(format_error, error)), ERROR_CHARS // 2
-        mark = "\n[mcp-py: … %d characters left out …]\n" % (len(text) - ERROR_CHARS)
-        return (text if len(text) <= ERROR_CHARS else text[:half] + mark + text[-half:]), 1
+        text = plain(with_our_path(format_error, error))
+        if len(text) > ERROR_CHARS:
+            half = ERROR_CHARS // 2
+            mark = "\n[mcp-py: … %d characters left out …]\n" % (len(text) - ERROR_CHARS)
+            text = text[:half] + mark + text[-half:]
+        return text, 1
     code = error.code
     if code is None or isinstance(code, int):
         code = int(code or 0)
@@ -426,43 +529,52 @@ def format_error(error):
     ours, first = is_cell.__code__.co_filename, error.__traceback__
     while first is not None and not is_cell(first.tb_frame):
         first = first.tb_next  # ours, and the event loop's
+    sys.last_type, sys.last_traceback = type(error), first  # as the REPL does, for post-mortem looks
+    sys.last_value = sys.last_exc = error
     shown = TracebackException(type(error), error, first or error.__traceback__)
-    refused = all(frame.filename == ours for frame in shown.stack)  # by `compile`, which lacks a tree's text
-    if refused and type(error) is SyntaxError and error.text is None and error.filename in sources:
+    is_compile_error = all(frame.filename == ours for frame in shown.stack)  # of our `compile` of a tree
+    if is_compile_error and type(error) is SyntaxError and error.text is None and error.filename in sources:
         shown.text = sources[error.filename][2][error.lineno - 1]
-    parts = shown.format_exception_only() if refused else shown.format()
+    parts = shown.format_exception_only() if is_compile_error else shown.format()
     return "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
 
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))
 
+def list_vars(_request):
+    return plain(", ".join(visible_names())) or "No variables defined"
+
 def reset(_request):
     removed = len(visible_names())
-    for name in set(scope) - set(first_scope):
-        scope.pop(name, None)
-    scope.update(first_scope, __annotations__={})
+    names = set(scope) - set(first_scope)
+    values = list(map(scope.pop, names, repeat(None)))  # in C, so that no interrupt comes amid it
+    scope.update(first_scope)
+    for name in ("last_type", "last_value", "last_exc", "last_traceback"):  # they keep a failed cell's variables
+        vars(sys).pop(name, None)
+    if "__annotations__" in first_scope:  # until 3.13; then they are made where they are asked for
+        scope["__annotations__"] = {}
+    values.clear()  # which may run code of the user's
     return "Scope cleared (%d items removed)" % removed
 
-OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset,
-              "list_vars": lambda _: plain(", ".join(visible_names())) or "No variables defined"}
+OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset, "list_vars": list_vars}
 
 def serve(request):
-    global interrupted, unanswered
-    interrupted, unanswered = False, True
+    global interrupted, raises_from, unanswered
+    interrupted, raises_from, unanswered = False, 0.0, True
     asked.clear()
     result, error = guarded(lambda: OPERATIONS[request["op"]](request))
-    if "matplotlib" in modules and "code" in request:
+    if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
         if error is None or not interrupted:
             _, failed = guarded(show_figures)
             error = failed if error is None else error
-        if error is not None and interrupted:  # to draw the rest can't be interrupted again
-            guarded(lambda: modules["matplotlib.pyplot"].close("all"))
+        if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
+            guarded(close_figures)
     answer(result, error)
 
 def answer(result, error):
     global unanswered
     text, code = (None, 0) if error is None else report(error)
-    if getpid() != PID:  # a child of os.fork fell through the cell's end: it leaves as at a script's, and says nothing
+    if getpid() != PID:  # a child of os.fork reached the cell's end: it exits as at a script's end, and sends nothing
         guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
         settle_streams()
         _exit(code)
@@ -472,20 +584,24 @@ def answer(result, error):
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
     for at in starts:
         send([{"op": "part", "text": result[at : at + PART_CHARS]}])
-    unanswered = False
+    unanswered = False  # before the frame: what is raised behind it must not be answered again
     send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes,
            "missing": None if missing in asked else missing}])
 
 def main():
-    send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3]}])
+    send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3],
+           "environment": plain(environment) if environment else None, "note": plain(note) if note else None}])
     while True:
         try:
             for request in iter(receive, None):
-                if request["op"] in OPERATIONS:  # not `installed` that comes late: its cell was interrupted
+                if request["op"] in OPERATIONS:  # a late `installed` is passed over: its cell was interrupted
                     serve(request)
+            if ON_MACOS:  # noqa: F821  # a server that was killed can't kill a worker that does not leave by itself
+                signal(SIGALRM, SIG_DFL)
+                alarm(3)
             return
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
-            if leads_to(control) != server:
+            if leads_to(control) != control_place:
                 raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
             if unanswered:
                 answer("", error)
@@ -495,6 +611,7 @@ def main():
 
 settle_streams()
 own_streams = sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+sys.ps1 = ">>> "  # by which libraries know that somebody works interactively
 first_scope = {name: value for name, value in scope.items() if name.startswith("__")}
-reset(None)  # of what the bootstrap left there
+reset(None)  # removes what the bootstrap left there
 main()

@@ -1,4 +1,6 @@
-//! What user code may patch, close, replace or fork while the interpreter goes on (DESIGN 3).
+//! What user code may do to Python, to its process and to the worker: patch modules, shadow names, close or replace the
+//! standard streams, fork. The interpreter goes on all the same, every answer stays complete, and a forked child never
+//! speaks for its parent. Cells find stdin empty, and are told so at once.
 
 use crate::cells::{check, failure, has, lacks, py, SOON, WORKERS_WORDS};
 use crate::client::Server;
@@ -16,7 +18,7 @@ fn user_code_may_patch_what_the_worker_uses() {
         def broken(*_, **__):
             raise RuntimeError('patched')
         "));
-    // They pile up: none is taken back.
+    // The patches pile up: none is taken back.
     for target in [
         "json.dumps",
         "json.loads",
@@ -211,7 +213,7 @@ fn a_descriptor_that_is_mended_is_told() {
     let text = server.ok("import os\nprint('before')\nos.close(1)");
     has(&mut server, &text, &["before\n[mcp-py: ", "descriptor 1"]);
     check(&mut server, "print('heard')", "heard");
-    // A file that took the free number has it for the rest of the cell.
+    // A file that the cell opened under the free number keeps it until the cell ends.
     let text =
         server.ok("os.close(2)\nfile = open('taken.txt', 'w')\nprint(file.fileno(), file.write('x'))\nfile.flush()");
     has(&mut server, &text, &["2 1\n[mcp-py: ", "descriptor 2"]);
@@ -233,7 +235,7 @@ fn a_stream_of_the_users_own_stays_until_the_user_takes_it_back() {
         assert!(text.starts_with("LOUD"), "{text}");
         server.ok("sys.stdout = real");
     }
-    // Text that such a stream still holds is the cell's.
+    // Text that such a stream still buffers belongs to the cell.
     let code = "sys.stdout = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False))\nprint('buffered')\n1/0";
     let text = failure(&mut server, code);
     assert!(text.starts_with("buffered\nTraceback"), "{text}");
@@ -243,7 +245,7 @@ fn a_stream_of_the_users_own_stays_until_the_user_takes_it_back() {
     let redirect = "with contextlib.redirect_stdout(io.StringIO()) as text:\n    print('in')";
     check(&mut server, redirect, "");
     check(&mut server, "print('normal')\ntext.getvalue()", "normal\n'in\\n'");
-    // What a cell ends with is told also where stderr takes nothing.
+    // How a cell ended is told even where nothing can be written to stderr.
     let broken =
         "class W:\n    def write(self, text): 1/0\n    flush = write\nsys.stderr = W()\nsys.exit('the reason')";
     let text = failure(&mut server, broken);
@@ -255,7 +257,7 @@ fn closing_every_descriptor_is_a_death_that_is_told() {
     let mut server = Server::start();
     let text = failure(&mut server, "import os\nprint('before')\nos.closerange(3, 1024)");
     has(&mut server, &text, &["before\na cell closed descriptor ", "[mcp-py: ", "variables are gone"]);
-    // The worker once complained of it in a loop, until it was killed a second later.
+    // Once the worker complained about this in a loop, until it was killed a second later.
     assert_eq!(text.lines().count(), 3, "{text}");
     let text = failure(&mut server, "import os\nos.closerange(0, 1024)");
     has(&mut server, &text, &["[mcp-py: ", "variables are gone"]);
@@ -316,7 +318,7 @@ fn a_forked_child_that_falls_through_leaves_quietly_and_never_answers() {
 fn what_a_forked_child_has_not_flushed_yet_is_not_doubled() {
     let mut server = Server::start();
     let code = "import os, sys\nsys.stdout.write('once')\nchild = os.fork()\nif child: os.waitpid(child, 0)";
-    // In a plain interpreter each of the two flushes what was in the buffer: so it is here.
+    // As in a plain interpreter, parent and child each flush what was in the buffer.
     check(&mut server, code, "onceonce");
     check(&mut server, "6 * 7", "42");
 }

@@ -1,4 +1,6 @@
-//! The bridge: HTTP/1.1 on the session's Unix socket. DESIGN 8.
+//! The bridge: HTTP/1.1 on the session's Unix socket. A request gets the answer that the same MCP call would get, whole
+//! or as a stream of events. What is not clean HTTP is refused with a status and a reason. A client that hangs up
+//! interrupts its own cell and no other. Only this user reaches the socket, and no server takes another's name.
 
 use crate::client::{Folder, Server, DEADLINE};
 use crate::procs::{self, eventually};
@@ -16,7 +18,7 @@ fn start() -> (Server, PathBuf) {
     start_in_a_hurry("1")
 }
 
-/// One whose limits that wait are so many times shorter.
+/// The same with its long waits divided by this number.
 fn start_in_a_hurry(times: &str) -> (Server, PathBuf) {
     let mut server = Server::with(|builder| builder.under("claude").env("MCP_PY_HURRY", times));
     let socket = socket_of(&mut server);
@@ -131,7 +133,7 @@ fn texts(events: &[Value], kind: &str) -> String {
     events.iter().filter_map(|event| event[kind].as_str()).collect()
 }
 
-/// Starts a cell through the bridge that says in a file that it runs and then spins.
+/// Starts a cell through the bridge. The cell makes a file to show that it runs, and then spins.
 fn spin(server: &Server, socket: &Path, name: &str) -> (UnixStream, PathBuf) {
     let flag = server.folder().path().join(name);
     let code = format!("open({flag:?}, 'w').close()\nwhile True: pass");
@@ -337,7 +339,7 @@ fn a_body_that_is_refused_early_is_read_away_so_that_the_answer_arrives() {
     stream.write_all(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n").unwrap();
     stream.write_all(&vec![b'x'; 900_000]).expect("the body is read away");
     assert_eq!(Answer::of(&rest_of(&mut stream)).status, 404);
-    // Up to 1 MiB; whoever goes on is cut off.
+    // Up to 1 MiB is read away; a peer that sends more is cut off.
     let mut stream = connect(&socket);
     stream.write_all(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n").unwrap();
     stream.write_all(&vec![b'x'; 9_000_000]).expect_err("it is hung up");
@@ -406,55 +408,117 @@ fn a_stream_to_http_1_0_has_no_chunks_and_a_failed_cell_ends_with_its_traceback(
 }
 
 #[test]
-fn a_long_stream_is_cut_like_an_answer_unless_all_is_asked_for() {
+fn a_stream_is_whole_and_names_the_file_of_what_is_long() {
     let (_server, socket) = start();
     let code = "print('a' * 30_000 + 'z' * 30_000)\n'r' * 700_000";
-    let short = ask(&socket, &post("/execute", &json!({"code": code, "stream": true}))).events();
-    let shown = texts(&short, "stdout");
-    assert_eq!(
-        (shown.matches('a').count() >= 20_000, shown.contains("z")),
-        (true, false),
-        "the head, then the result's tail"
-    );
-    assert!(shown.chars().count() < 26_000 && shown.contains(" characters left out …]"));
-    let notes = texts(&short, "note");
-    assert!(notes.contains("# OUTPUT TRUNCATED\n# Original size: 760,003 chars\n# Full output: /"), "{notes}");
-    let full = ask(&socket, &post("/execute", &json!({"code": code, "stream": true, "full": true}))).events();
-    let all = texts(&full, "stdout") + &texts(&full, "result");
-    assert_eq!(
-        (all.matches('a').count(), all.matches('z').count(), all.matches('r').count()),
-        (30_000, 30_000, 700_000)
-    );
-    assert!(texts(&full, "note").is_empty());
+    let events = ask(&socket, &post("/execute", &json!({"code": code, "stream": true}))).events();
+    let whole = format!("{}{}\n'{}'\n", "a".repeat(30_000), "z".repeat(30_000), "r".repeat(700_000));
+    assert!(texts(&events, "stdout") == whole, "a long result comes as lines of stdout");
+    let last = events.last().unwrap();
+    assert_eq!((&last["result"], &last["output_chars"]), (&json!(""), &json!(760_003)));
+    let file = std::fs::read_to_string(last["output_file"].as_str().expect("a path")).unwrap();
+    assert!(file == whole[..whole.len() - 1], "the file holds what the cell printed, then the result's repr");
+    assert!(texts(&events, "note").is_empty(), "who shows it cuts it, and says so");
     let just = ask(&socket, &post("/execute", &json!({"code": "print('b' * 24_000)", "stream": true}))).events();
-    assert_eq!(texts(&just, "stdout"), "b".repeat(24_000) + "\n", "what fits is whole");
+    assert_eq!(texts(&just, "stdout"), "b".repeat(24_000) + "\n");
+    assert!(just.last().unwrap().get("output_file").is_none(), "{just:?}");
 }
 
 #[test]
-fn a_slow_reader_gets_all_of_it_and_holds_up_nobody() {
-    let (mut server, socket) = start();
+fn a_slow_reader_gets_all_of_it_and_holds_up_its_own_interpreter_alone() {
+    let (mut server, socket) = start_in_a_hurry("30"); // who must take something has two seconds
     let mut stream = connect(&socket);
-    let code = "for _ in range(50): print('z' * 999_999)";
-    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
-    assert_eq!(server.ok("'free'"), "'free'"); // it ran behind that cell
+    let running = server.folder().path().join("running");
+    let code = format!("open({running:?}, 'w').close()\nfor _ in range(50): print('z' * 999_999)");
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true}))).unwrap();
+    eventually(DEADLINE, "it runs", || running.exists());
+    let behind = server.start_exec("'free'");
+    server.call("add_interpreter", json!({"name": "x", "python_path": crate::client::python()}));
+    let other = server.call("execute", json!({"code": "'other'", "interpreter": "x"}));
+    assert_eq!(other.text, "'other'");
+    std::thread::sleep(Duration::from_secs(3)); // longer than anyone else has
+    server.expect_no_answer(); // it waits for its turn, behind the cell that waits for its reader
     let pid = server.pid();
     assert!(procs::peak_rss_kb(pid) < 12_000, "{} KiB", procs::peak_rss_kb(pid));
     let events = Answer::of(&rest_of(&mut stream)).events();
     assert_eq!(texts(&events, "stdout").matches('z').count(), 50 * 999_999);
     assert_eq!(events.last().unwrap()["exit_code"], 0);
+    assert_eq!(server.wait(behind).text, "'free'");
+    assert!(procs::peak_rss_kb(pid) < 12_000, "{} KiB", procs::peak_rss_kb(pid));
+}
+
+/// The first part of a long result once overtook what was still in the pipes while the reader was behind.
+#[test]
+fn a_long_result_comes_behind_what_was_printed_also_to_a_slow_reader() {
+    let (server, socket) = start();
+    for printed in [1_200_000, 1_300_000, 1_400_000, 1_500_000] {
+        let mut stream = connect(&socket);
+        let done = server.folder().path().join(format!("printed-{printed}"));
+        let code = format!("print('z' * {printed}, flush=True)\nopen({done:?}, 'w').close()\n'r' * 300_000");
+        stream.write_all(&post("/execute", &json!({"code": code, "stream": true}))).unwrap();
+        // The reader begins when the cell has printed all, or waits for it.
+        let began = std::time::Instant::now();
+        while !done.exists() && began.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let events = Answer::of(&rest_of(&mut stream)).events();
+        let expected = format!("{}\n'{}'\n", "z".repeat(printed), "r".repeat(300_000));
+        assert!(texts(&events, "stdout") == expected, "{printed}: the result stands within the output");
+    }
 }
 
 #[test]
-fn a_peer_that_takes_nothing_for_a_minute_is_dropped_and_its_cell_is_interrupted() {
-    let (mut server, socket) = start_in_a_hurry("30");
+fn a_cell_that_waits_for_its_reader_can_be_interrupted_and_keeps_its_variables() {
+    let (mut server, socket) = start();
+    for (end, exit) in [("a time-out", 124), ("an interrupt", 130)] {
+        let mut stream = connect(&socket);
+        let timeout = if exit == 124 { 1 } else { 600 };
+        let running = server.folder().path().join(format!("running-{exit}"));
+        let code = format!(
+            "kept = {exit}\nfor _ in range(10): print('z' * 99_999)\nopen({running:?}, 'w').close()\nwhile True: print('z' * 99_999)"
+        );
+        let request = json!({"code": code, "stream": true, "timeout": timeout});
+        stream.write_all(&post("/execute", &request)).unwrap();
+        eventually(DEADLINE, "it runs", || running.exists());
+        if exit == 130 {
+            ask(&socket, &post("/interrupt", &json!({})));
+        }
+        assert_eq!(server.ok("kept"), exit.to_string(), "{end}: the interpreter is free, though nobody has read");
+        let events = Answer::of(&rest_of(&mut stream)).events();
+        let last = events.last().unwrap();
+        assert_eq!(last["exit_code"], exit, "{last}");
+        let file = std::fs::read_to_string(last["output_file"].as_str().expect("a file has all of it")).unwrap();
+        let whole = file.matches('z').count();
+        let shown = texts(&events, "stdout").matches('z').count();
+        assert!(shown <= whole && shown > 99_999, "{shown} of {whole}");
+        let note = texts(&events, "note");
+        assert!(shown == whole || note.contains(" bytes of output came too fast for their reader"), "{end}: {note}");
+    }
+}
+
+#[test]
+fn a_hang_up_of_a_slow_reader_interrupts_its_cell() {
+    let (mut server, socket) = start();
     let mut stream = connect(&socket);
     let running = server.folder().path().join("running");
-    let code = format!("open({running:?}, 'w').close()\nprint('z' * 9_999_999)\nwhile True: pass");
-    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
+    let code = format!("kept = 1\nopen({running:?}, 'w').close()\nwhile True: print('z' * 99_999)");
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "timeout": 0}))).unwrap();
     eventually(DEADLINE, "it runs", || running.exists());
-    assert_eq!(server.ok("'free'"), "'free'"); // nothing else would have ended that cell
+    drop(stream);
+    assert_eq!(server.ok("kept"), "1");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_of_an_answer_for_a_minute_is_dropped() {
+    let (mut server, socket) = start_in_a_hurry("30");
+    let mut stream = connect(&socket);
+    let code = "class Picture:\n    def _repr_png_(self): return b'\\x89PNG' + bytes(3_000_000)\nPicture()";
+    stream.write_all(&post("/tools/execute", &json!({"code": code}))).unwrap();
+    assert_eq!(server.ok("'free'"), "'free'");
+    std::thread::sleep(Duration::from_secs(3)); // a minute is two seconds here
     let came = rest_of(&mut stream);
-    assert!(came.starts_with(b"HTTP/1.1 200 OK") && came.len() < 9_999_999, "{} bytes", came.len());
+    assert!(came.starts_with(b"HTTP/1.1 200 OK") && came.len() < 3_000_000, "{} bytes", came.len());
 }
 
 #[test]
@@ -462,7 +526,7 @@ fn a_peer_that_takes_a_little_now_and_then_gets_all_of_it() {
     let (_server, socket) = start_in_a_hurry("40"); // a second and a half
     let mut stream = connect(&socket);
     let code = "print('z' * 1_999_999)";
-    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "full": true}))).unwrap();
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true}))).unwrap();
     let mut bytes = Vec::new();
     for _ in 0..8 {
         std::thread::sleep(Duration::from_millis(300));
@@ -472,6 +536,50 @@ fn a_peer_that_takes_a_little_now_and_then_gets_all_of_it() {
     }
     bytes.extend(rest_of(&mut stream));
     assert_eq!(texts(&Answer::of(&bytes).events(), "stdout").matches('z').count(), 1_999_999);
+}
+
+#[test]
+fn a_body_that_never_comes_is_given_up_also_after_100_continue() {
+    let (_server, socket) = start_in_a_hurry("30"); // ten seconds are a third of one here
+    let mut stream = connect(&socket);
+    let head = "POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let came = rest_of(&mut stream);
+    let refusal = came.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").expect("the body is asked for");
+    assert_eq!(Answer::of(refusal).status, 408);
+}
+
+#[test]
+fn a_long_result_of_an_interrupted_cell_is_not_kept_for_a_reader_who_does_not_keep_up() {
+    let (mut server, socket) = start();
+    let mut stream = connect(&socket);
+    let running = server.folder().path().join("running");
+    let code = format!(
+        "try:\n    open({running:?}, 'w').close()\n    while True: print('z' * 99_999)\n\
+         except KeyboardInterrupt: pass\n'r' * 60_000_000"
+    );
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "timeout": 1}))).unwrap();
+    eventually(DEADLINE, "it runs", || running.exists());
+    assert_eq!(server.ok("'free'"), "'free'");
+    let bytes = rest_of(&mut stream);
+    assert!(bytes.len() < 20_000_000, "{} bytes were kept", bytes.len());
+    let events = Answer::of(&bytes).events();
+    assert_eq!(events.last().unwrap()["exit_code"], 124);
+    let file = events.last().unwrap()["output_file"].as_str().expect("a file has all of it").to_owned();
+    assert!(fs::read_to_string(file).unwrap().matches('r').count() >= 60_000_000);
+    let note = texts(&events, "note");
+    assert!(note.contains(" bytes of output came too fast for their reader"), "{note}");
+}
+
+#[test]
+fn a_stream_says_why_a_pool_never_returns_while_it_runs() {
+    let (_server, socket) = start();
+    let code = "import multiprocessing\ndef f(n): return n\n\
+                with multiprocessing.get_context('spawn').Pool(1) as pool: pool.map(f, [1])";
+    let mut stream = connect(&socket);
+    stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "timeout": 0}))).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream)).map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("{\"note\":") && line.contains("starts a new Python")));
 }
 
 // ---- interrupts and hang-ups ---------------------------------------------------------------------------------------

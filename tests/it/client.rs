@@ -26,16 +26,26 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const MODERN: &str = "2026-07-28";
 pub const LEGACY: &str = "2025-11-25";
-/// The longest line that the server may send (DESIGN 4).
+/// The longest line that the server may send: common clients hang up at 10 MiB.
 const LINE_BYTES_MAX: usize = 9 << 20;
 /// What the transcript keeps of a line.
 const SHOWN_BYTES: usize = 1500;
 /// What a record keeps of a line: all of every line that the server reads.
 const RECORDED_BYTES: usize = 17 << 20;
 
+/// The program to test: MCP_PY_TEST_BINARY, else what cargo has just built.
 pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     procs::default_signals();
-    Path::new(env!("CARGO_BIN_EXE_mcp-py"))
+    BINARY.get_or_init(|| {
+        let given = std::env::var_os("MCP_PY_TEST_BINARY");
+        given.map_or_else(|| env!("CARGO_BIN_EXE_mcp-py").into(), PathBuf::from)
+    })
+}
+
+/// Whether the program runs in the model of macOS (tests/macos), where it does as it would there.
+pub fn is_on_macos() -> bool {
+    std::env::var_os("MCP_PY_TEST_BINARY").is_some()
 }
 
 /// The real executable of the Python to test with: MCP_PY_PYTHON, else python3. (A pyenv shim would
@@ -604,7 +614,8 @@ impl Server {
         }
     }
 
-    /// What every message of ours must be (I1 and DESIGN 7).
+    /// Every line on stdout must be one JSON-RPC message (I1). A response must have no members but `jsonrpc`, `id` and
+    /// `result` or `error`: strict clients reject others.
     fn checked(&mut self, line: &[u8]) -> Value {
         if line.len() > LINE_BYTES_MAX {
             self.fail(&format!("a line of {} bytes", line.len()));

@@ -1,4 +1,6 @@
-//! Time-outs, interrupts and deaths, and what is said of them (DESIGN 3, I5, I8).
+//! A time-out or a cancellation interrupts the cell, wherever it waits, and keeps the variables; it never hits the next
+//! cell. When an interpreter dies, the very next answer says so, with the cause, and exactly once (I5). No cell is ever
+//! run twice (I3), and no process is signalled after it was reaped (I8).
 
 use crate::cells::{check, failure, has, lacks, py};
 use crate::client::{python, Server, ToolResult, DEADLINE};
@@ -7,23 +9,23 @@ use serde_json::{json, Value};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// From the interrupt to SIGKILL (INTERRUPT_GRACE).
-const GRACE: Duration = Duration::from_secs(5);
+/// Until an interrupted cell has ended, where it heeds that: long before its caller would be told that it has not.
+const HEEDS_WITHIN: Duration = Duration::from_secs(4);
+/// From the interrupt until who waits is told that the cell has not stopped (INTERRUPT_PATIENCE).
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn start_with_timeout(server: &mut Server, timeout: f64, code: &str) -> i64 {
     server.start_call("execute", json!({"code": py(code), "timeout": timeout}))
 }
 
-/// Runs a cell that is interrupted by its timeout; it must end before it would be killed. Its text.
+/// Runs a cell that is interrupted by its timeout, and heeds that. Its text.
 #[track_caller]
 fn interrupted(server: &mut Server, timeout: f64, code: &str) -> String {
     let start = Instant::now();
     let id = start_with_timeout(server, timeout, code);
     let result = server.wait(id);
     let took = start.elapsed();
-    if took < Duration::from_secs_f64(timeout)
-        || took > Duration::from_secs_f64(timeout) + GRACE - Duration::from_secs(1)
-    {
+    if took < Duration::from_secs_f64(timeout) || took > Duration::from_secs_f64(timeout) + HEEDS_WITHIN {
         server.fail(&format!("interrupted after {took:?} with a timeout of {timeout}"));
     }
     if !result.is_error {
@@ -207,7 +209,8 @@ fn a_cancellation_close_to_the_end_of_a_cell_never_hits_the_next() {
         server.cancel(cell);
         let next = server.start_exec(&format!("for _ in range(3_000): pass\n{round}"));
         let result = server.wait(next);
-        if result.is_error || result.text != round.to_string() {
+        // A cell that had its value when it was cancelled shows that, for nobody was told.
+        if result.is_error || result.text.lines().last() != Some(round.to_string().as_str()) {
             server.fail(&format!("the cell after a cancellation: {:?}", result.text));
         }
     }
@@ -278,10 +281,21 @@ fn tasks_that_keep_the_loop_busy_survive_the_interrupt_of_another() {
 }
 
 #[test]
-fn an_interrupt_of_an_await_reaches_the_children_that_it_forked() {
+fn an_interrupt_of_an_await_that_goes_on_reaches_the_children_that_it_forked() {
     let mut server = Server::start();
-    let code = "import asyncio, os, time\npid = os.fork()\nif pid == 0: time.sleep(1000)\nawait asyncio.sleep(60)";
-    let text = interrupted(&mut server, 0.5, code);
+    let text = interrupted(
+        &mut server,
+        0.5,
+        "
+        import asyncio, os, time
+        pid = os.fork()
+        if pid == 0: time.sleep(1000)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(2)
+        ",
+    );
     has(&mut server, &text, &["KeyboardInterrupt"]);
     let result = server.call("execute", json!({"code": "os.waitpid(pid, 0)[0] == pid", "timeout": 5}));
     assert!(result.text.ends_with("True"), "{}", result.text);
@@ -330,7 +344,7 @@ fn an_interrupted_await_ends_its_own_task_and_no_other() {
 }
 
 #[test]
-fn what_does_not_end_after_its_interrupt_is_killed_and_the_answer_says_so() {
+fn what_does_not_heed_its_interrupt_is_told_and_its_process_is_kept() {
     let mut server = Server::start();
     let cells = [
         (
@@ -347,7 +361,7 @@ fn what_does_not_end_after_its_interrupt_is_killed_and_the_answer_says_so() {
             "blocks",
             "
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            ctypes.CDLL(None).sleep(60)
+            ctypes.CDLL(None).sleep(12)
             ",
         ),
         ("ignores", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"),
@@ -360,42 +374,61 @@ fn what_does_not_end_after_its_interrupt_is_killed_and_the_answer_says_so() {
             sys.stdout = W()
             ",
         ),
-        (
-            "awaits",
-            "
-            async def f():
-                while True:
-                    try:
-                        await asyncio.sleep(60)
-                    except asyncio.CancelledError: pass
-            await f()
-            ",
-        ),
     ];
-    let before = "import asyncio, ctypes, os, signal, sys, time\nkept = 1\nos.getpid()";
-    for (name, _) in cells {
+    let before = "import ctypes, os, signal, sys, time\nkept = 1\nos.getpid()";
+    let pids = cells.map(|(name, _)| {
         server.call("add_interpreter", json!({"name": name, "python_path": python()}));
-        let pid = server.call("execute", json!({"interpreter": name, "code": before})).text;
-        assert!(procs::is_alive(pid.parse().expect("a pid")));
-    }
+        server.call("execute", json!({"interpreter": name, "code": before})).text
+    });
     let start = Instant::now();
     let ids = cells
         .map(|(name, code)| server.start_call("execute", json!({"interpreter": name, "code": py(code), "timeout": 1})));
+    let not_stopped = "after its timeout of 1 s, but it has not stopped: it is in code that does not heed interrupts";
     for ((name, _), id) in cells.into_iter().zip(ids) {
         let result = server.wait(id);
         let took = start.elapsed();
-        server.remark(&format!("{name}: {took:?}"));
-        assert!(result.is_error, "{name}: {}", result.text);
-        has(&mut server, &result.text, &["[mcp-py: ", "timeout of 1 s", "killed", "variables are gone"]);
-        assert!(took > Duration::from_secs(1) + GRACE && took < 4 * GRACE, "{name} took {took:?}");
+        assert!(result.is_error && result.text.contains(not_stopped), "{name}: {}", result.text);
+        assert!(took > PATIENCE && took < 2 * PATIENCE, "{name} took {took:?}");
         if name == "swallows" {
-            assert!(result.text.starts_with("swallowed\n[mcp-py: "), "{}", result.text);
-            assert_eq!(result.text.matches("swallowed").count(), 1, "one interrupt a cell: {}", result.text);
+            let times = result.text.matches("swallowed").count();
+            assert!((3..=5).contains(&times), "one every three seconds: {}", result.text);
         }
-        // The next cell finds a new process, and hears nothing more of it.
-        let next = server.call("execute", json!({"interpreter": name, "code": "'kept' in dir()"}));
-        assert_eq!((next.text.as_str(), next.is_error), ("False", false), "{name}");
     }
+    let result = server.call("wait", json!({"interpreter": "blocks"}));
+    has(&mut server, &result.text, &["cell 2 ended after 1", "the variables are kept"]);
+    let kept = server.call("execute", json!({"interpreter": "blocks", "code": "(kept, os.getpid())"}));
+    assert_eq!(kept.text, format!("(1, {})", pids[1]));
+    for name in ["swallows", "ignores", "flushes"] {
+        let refused = server.call("execute", json!({"interpreter": name, "code": "1"}));
+        let words = format!("not run: cell 2 was interrupted {not_stopped}");
+        assert!(refused.is_error && refused.text.starts_with(&words), "{}", refused.text);
+        assert!(!server.call("reset", json!({"interpreter": name, "restart": true})).is_error);
+        let next = server.call("execute", json!({"interpreter": name, "code": "'kept' in dir()"}));
+        assert!(next.text.ends_with("False") && !next.is_error, "{}", next.text);
+    }
+}
+
+#[test]
+fn an_await_that_swallows_its_cancellation_is_left_behind() {
+    let mut server = Server::start();
+    let pid = server.worker_pid();
+    let text = interrupted(
+        &mut server,
+        1.0,
+        "
+        import asyncio
+        kept = 1
+        async def f():
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError: pass
+        await f()
+        ",
+    );
+    has(&mut server, &text, &["KeyboardInterrupt"]);
+    check(&mut server, "kept", "1");
+    assert_eq!(server.worker_pid(), pid);
 }
 
 // ---- deaths --------------------------------------------------------------------------------------
@@ -629,4 +662,30 @@ fn what_a_handler_of_the_users_own_raises_between_cells_is_told_and_ends_nothing
     assert!(text.starts_with("ValueError\n") && text.ends_with("\n1"), "{text}");
     assert_eq!(server.ok("kept"), "1");
     assert_eq!(server.worker_pid(), pid);
+}
+
+/// The server sees the result and the death at once, for it is stopped meanwhile.
+#[test]
+fn a_cell_behind_one_after_which_the_process_dies_runs_in_the_next_process() {
+    let mut server = Server::start();
+    server.ok("import os, threading, time");
+    let worker = server.worker_pid();
+    let (flag, go) = (server.flag(), server.flag());
+    let code = format!(
+        "def die():\n    while not os.path.exists({go:?}): time.sleep(0.01)\n    time.sleep(0.3); os._exit(7)\n\
+         threading.Thread(target=die).start(); open({flag:?}, 'w').close()\n\
+         while not os.path.exists({go:?}): time.sleep(0.01)\n'first'"
+    );
+    let first = server.start_exec(&code);
+    let second = server.start_exec("'second'");
+    server.expect_file(&flag);
+    let pid = server.pid();
+    procs::kill(pid, libc::SIGSTOP);
+    std::fs::File::create(&go).unwrap();
+    eventually(DEADLINE, "the worker dies", || procs::is_zombie(worker));
+    procs::kill(pid, libc::SIGCONT);
+    assert_eq!(server.wait(first).text, "'first'");
+    let second = server.wait(second);
+    assert!(!second.is_error && second.text.ends_with("'second'"), "{second:?}");
+    assert!(second.text.contains("interpreter 'builtin' exited with code 7; its variables are gone"), "{second:?}");
 }

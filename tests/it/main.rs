@@ -4,6 +4,7 @@
 //! |---|---|
 //! | client | a host: starts servers, sends and receives with deadlines, keeps the transcript |
 //! | procs | what the kernel says about processes; waiting until something is so |
+//! | tokens | counts the tokens of Rust and Python, for tidy |
 //! | protocol | what comes on stdin, and what goes out on stdout |
 //! | shutdown | the ways a server ends, and what is left behind: nothing |
 //! | cells | the world that a cell's code sees, and how a cell ends |
@@ -12,15 +13,17 @@
 //! | pictures | figures and images: blocks, files, events, limits |
 //! | packages | the builtin's environment, and what an import installs |
 //! | interrupts | time-outs, interrupts, deaths, and what is said of them |
-//! | tools | the seven tools and their contracts |
+//! | tools | the nine tools and their contracts |
 //! | host | what the server learns about the process that started it |
 //! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
 //! | shell | the client: options, exit codes, streams, finding the session |
 //! | install | `mcp-py install`, `doctor`, roles, and the README's commands in the shell |
+//! | waits | calls that end before their cells, interrupts, restarts, the history |
 //! | tidy | promises about the source itself and the README |
 
 mod client;
 mod procs;
+mod tokens;
 
 mod abuse;
 mod bridge;
@@ -36,3 +39,4 @@ mod shell;
 mod shutdown;
 mod tidy;
 mod tools;
+mod waits;

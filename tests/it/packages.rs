@@ -1,5 +1,9 @@
-//! The builtin's environment, and what an import installs (DESIGN 6). `uv` is a script here, which copies what it is
-//! asked for into the environment and keeps a list; .ci/run has the real uv and pip.
+//! The builtin runs in an environment of its own, made once from its Python. A cell's import of a missing package
+//! installs it there and then goes on; imports that are guarded, or made by libraries, install nothing, and other
+//! interpreters are never changed. Without uv, pip or a network the answer says what to do.
+//!
+//! `uv` is a script here. It copies the package that it is asked for into the environment, and keeps a list.
+//! tests/interop/packages.py uses the real uv and pip.
 
 use crate::cells::{check, failure, has, lacks};
 use crate::client::{python, Builder, Folder, Server, DEADLINE};
@@ -11,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-/// `uv pip install --python ENV/bin/python PACKAGE`. Modules of a package are called like it; `zz_broken` is in no index,
-/// `zz_offline` meets no network, `zz_slow` announces itself and waits, in a child of its own.
+/// `uv pip install --python ENV/bin/python PACKAGE`. The module has the package's name. `zz_broken` is in no index,
+/// `zz_offline` finds no network, `zz_slow` writes down the pid of a child of its own and waits for it.
 const UV: &str = r#"#!/bin/sh
 [ "$1 $2 $3" = "pip install --python" ] || exit 9
 site=$(echo "${4%/bin/python}"/lib/*/site-packages)
@@ -20,6 +24,8 @@ echo "$5" >>"$UV_LIST"
 case $5 in
     zz_broken) echo "  x No solution found" >&2; echo "zz_broken was not found in the index" >&2; exit 1 ;;
     zz_offline) echo "error: client error (Connect): dns error: failed to look it up" >&2; exit 2 ;;
+    zz_resolve) echo "Failed to resolve 'index' ([Errno 8] some words of the system)" >&2; exit 2 ;;
+    zz_nodename) echo "[Errno 8] nodename nor servname provided, or not known" >&2; exit 2 ;;
     zz_family) echo " + zz-cousin==2.0" ;;
     zz_slow) sleep 1000 & echo $! >"$UV_LIST.child"; wait ;;
 esac
@@ -32,7 +38,7 @@ echo " + $(echo "$5" | tr _ -)==1.5"
 fn with_uv(folder: &Folder, builder: Builder) -> Builder {
     folder.script("uv", UV);
     let path = format!("{}:{}", folder.bin().display(), std::env::var("PATH").unwrap());
-    // A setting of uv's own: whoever runs these tests may have some of pip's.
+    // An index set for uv, so that settings for pip of whoever runs these tests are not used.
     builder.folder(folder).env("PATH", path).env("UV_LIST", list_of(folder)).env("UV_DEFAULT_INDEX", "its own")
 }
 
@@ -90,7 +96,7 @@ fn an_import_in_a_function_of_an_earlier_cell_or_by_import_module_installs_too()
     assert_eq!(text, "[mcp-py: installed zz_class 1.5 for zz_class]\n42");
     let text = server.ok("async def g():\n    import zz_async\n    return zz_async.value\nawait g()");
     assert_eq!(text, "[mcp-py: installed zz_async 1.5 for zz_async]\n42");
-    // Behind so many names that the instruction needs a longer number for this one.
+    // So many names come before this one that its index needs an extended argument in the byte code.
     let names: String = (0..300).map(|n| format!("n{n} = {n}\n")).collect();
     let text = server.ok(&format!("{names}import zz_far; zz_far.value"));
     assert_eq!(text, "[mcp-py: installed zz_far 1.5 for zz_far]\n42");
@@ -111,11 +117,11 @@ fn an_import_whose_failure_is_expected_installs_nothing() {
     ] {
         check(&mut server, code, "none");
     }
-    // A guard in the frame of another cell counts.
+    // A guard in another cell's frame counts.
     check(&mut server, "def load():\n    import zz_a", "");
     check(&mut server, "try:\n    load()\nexcept ImportError:\n    print('none')", "none");
     assert!(asked(&server).is_empty(), "{:?}", asked(&server));
-    // One that takes something else is no guard; nor is the `else` of one.
+    // A `try` that takes another exception is no guard, and neither is the `else` of one.
     server.ok("try:\n    import zz_b\nexcept KeyError:\n    pass");
     server.ok("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    import zz_c");
     assert_eq!(asked(&server), ["zz_b", "zz_c"]);
@@ -158,7 +164,7 @@ fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
         has(&mut server, &text, &["ModuleNotFoundError"]);
         lacks(&mut server, &text, &["[mcp-py"]);
     }
-    // What the standard library of another version has.
+    // Modules that the standard library of another version has.
     for name in "aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils \
         formatter graphlib imghdr imp lib2to3 macpath mailcap msilib nis nntplib nt ossaudiodev parser \
         pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu xdrlib zoneinfo"
@@ -188,7 +194,7 @@ fn a_failed_install_is_the_import_error_with_the_installers_last_lines() {
     let why = "[mcp-py: zz_broken could not be installed: x No solution found; zz_broken was not found in the index]\n";
     assert!(text.starts_with(why), "{text}");
     assert!(text.ends_with("import zz_broken\nModuleNotFoundError: No module named 'zz_broken'"), "{text}");
-    // Once a cell, however often the cell tries.
+    // It is asked for once in each cell, however often the cell tries.
     failure(&mut server, "def f():\n    import zz_broken\nfor _ in range(9):\n    try: f()\n    except KeyError: pass");
     assert_eq!(asked(&server).len(), 2);
     check(&mut server, "'next'", "'next'");
@@ -228,15 +234,15 @@ fn an_installer_that_does_not_end_is_ended() {
 }
 
 #[test]
-fn a_python_that_does_not_say_what_it_is_costs_the_environment_only() {
+fn a_base_that_hangs_is_given_up_in_words() {
     let folder = Folder::new();
-    let code = format!("#!/bin/sh\n[ \"$1\" = -I ] && exec sleep 1000\nexec '{}' \"$@\"\n", python());
-    let hangs = folder.script("hangs", &code);
+    let hangs = folder.script("hangs", "#!/bin/sh\nexec sleep 1000\n");
     let mut server =
-        Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &hangs).env("MCP_PY_HURRY", "20"));
-    let first = server.ok("1 + 1");
-    let why = ["missing packages can't be installed: ", "took longer than 30 s"].map(|part| first.contains(part));
-    assert!(why == [true; 2] && first.ends_with("]\n2"), "{first}");
+        Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", &hangs).env("MCP_PY_START_TIMEOUT", "1"));
+    let text = failure(&mut server, "1 + 1");
+    has(&mut server, &text, &["'builtin' did not start", "it took too long to start (MCP_PY_START_TIMEOUT)"]);
+    let own = server.pid();
+    eventually(DEADLINE, "nothing is left of it", || server.processes() == [own]);
 }
 
 #[test]
@@ -284,7 +290,7 @@ fn installs_can_be_turned_off() {
     assert_eq!(fs::read_to_string(list_of(&folder)).unwrap().lines().count(), 5);
 }
 
-/// A venv without the system's packages, and what a `pip` is in it that fails with what it was told.
+/// A venv without the system's packages, and in it a `pip` that fails and prints what it was told.
 fn base_with_pip(folder: &Folder) -> PathBuf {
     let base = venv(folder, "base", &[]);
     let lib = fs::read_dir(base.join("lib")).unwrap().next().unwrap().unwrap().path();
@@ -331,7 +337,7 @@ fn settings_of_where_to_look_hold_and_those_of_where_to_put_it_do_not() {
     assert!(text.contains(&told) && !text.contains("elsewhere"), "{text}");
 }
 
-/// Half a package would be found by every later import.
+/// Otherwise half a package would stay, and every later import would find it.
 #[test]
 fn a_pip_that_has_begun_to_copy_files_is_let_finish() {
     let folder = Folder::new();
@@ -397,7 +403,7 @@ fn an_interrupt_ends_the_installer_and_its_children() {
     server.cancel(id);
     check(&mut server, "'free'", "'free'");
     eventually(DEADLINE, "its child is gone", || !procs::is_alive(pid));
-    // An answer that comes too late is not taken for the next cell's.
+    // An answer that comes too late is not taken for that of the next cell.
     assert_eq!(server.ok("import zz_next; zz_next.value"), "[mcp-py: installed zz_next 1.5 for zz_next]\n42");
 }
 
@@ -447,7 +453,7 @@ fn two_servers_that_need_the_same_package_both_get_it() {
     let ids = [0, 1].map(|at: usize| servers[at].start_exec("import zz_both; zz_both.value"));
     let texts = [0, 1].map(|at: usize| servers[at].wait(ids[at]).text);
     let told = "[mcp-py: installed zz_both 1.5 for zz_both]\n42";
-    // Whoever comes later finds it there, or has it installed again, to no effect.
+    // The later one finds it there, or has it installed again without effect.
     assert!(texts.iter().all(|text| text == told || text == "42"), "{texts:?}");
     assert!(texts.iter().any(|text| text == told), "{texts:?}");
     assert_eq!(environments(&folder).len(), 1);
@@ -484,7 +490,7 @@ fn the_builtin_runs_in_an_environment_of_its_own_that_is_made_once() {
     assert_eq!((made.ino(), made.mtime_nsec()), (again.ino(), again.mtime_nsec()), "it was made twice");
     let listed = second.call("list_interpreters", json!({})).structured;
     assert_eq!(listed["result"][0]["python_path"], json!(env.join("bin/python")));
-    // The base has nothing of it.
+    // The base is as it was.
     let found = Command::new(python()).args(["-c", "import zz_demo"]).output().unwrap();
     assert!(!found.status.success());
 }
@@ -526,11 +532,16 @@ fn an_environment_stays_with_its_python_when_the_name_leads_to_another() {
     let folder = Folder::new();
     let link = folder.path().join("python3");
     let real = Command::new(python()).args(["-c", "import sys; print(sys._base_executable)"]).output().unwrap();
-    symlink(fs::canonicalize(String::from_utf8(real.stdout).unwrap().trim()).unwrap(), &link).unwrap();
+    let real = fs::canonicalize(String::from_utf8(real.stdout).unwrap().trim()).unwrap();
     let start = || Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &link));
+    symlink(&real, &link).unwrap();
     start().ok("import zz_demo");
     fs::remove_file(&link).unwrap();
     symlink("/bin/false", &link).unwrap();
+    let text = failure(&mut start(), "1");
+    assert_eq!(text, "interpreter 'builtin' did not start: it exited with code 1");
+    fs::remove_file(&link).unwrap();
+    symlink(&real, &link).unwrap();
     assert_eq!(start().ok("import zz_demo; zz_demo.value"), "42");
 }
 
@@ -575,31 +586,31 @@ fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
         server.ok("import zz_demo");
         env
     };
-    // Its Python is gone, as after an upgrade of the base.
+    // The environment's Python is gone, as after an upgrade of the base.
     fs::remove_file(env.join("bin/python")).unwrap();
     symlink("/nowhere/python", env.join("bin/python")).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
     drop(server);
-    // It is there, and fails.
+    // The Python is there, and fails.
     fs::remove_file(env.join("bin/python")).unwrap();
     crate::client::write_executable(&env.join("bin/python"), b"#!/bin/sh\necho no library >&2\nexit 127\n");
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     drop(server);
-    // It is there, and nobody may run it.
+    // The Python is there, and nobody may run it.
     fs::remove_file(env.join("bin/python")).unwrap();
     fs::write(env.join("bin/python"), "").unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     drop(server);
-    // Its Python runs, but is the base's.
+    // The Python runs, but as that of the base.
     fs::remove_file(env.join("pyvenv.cfg")).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
     drop(server);
-    // One that was only half made is no news.
+    // An environment that was only half made is made again without a note.
     fs::remove_file(env.join("mcp-py")).unwrap();
     fs::remove_file(env.join("bin/python")).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
@@ -614,46 +625,61 @@ fn a_worker_that_dies_at_its_start_costs_no_installed_package() {
     server.finish(DEADLINE);
     let once = folder.path().join("once");
     fs::write(&once, "").unwrap();
-    // A Python that fails once: what a lack of memory or descriptors looks like.
+    // A Python that fails once, as for a lack of memory or descriptors.
     let env = environments(&folder).remove(0);
     let lib = fs::read_dir(env.join("lib")).unwrap().next().unwrap().unwrap().path();
     let trap = format!("import os; os.path.exists({once:?}) and (os.remove({once:?}), os._exit(9))\n");
     fs::write(lib.join("site-packages/trap.pth"), trap).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
-    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "42");
-    assert!(!once.exists());
+    server.initialize();
+    eventually(DEADLINE, "it has failed once", || !once.exists());
+    let text = server.exec("import zz_demo; zz_demo.value").text;
+    let died = "interpreter 'builtin' did not start: it exited with code 9";
+    assert!(text == "42" || text == died, "{text}"); // whether the cell came before the death
+    check(&mut server, "import zz_demo; zz_demo.value", "42");
 }
 
 #[test]
 fn another_python_behind_the_same_name_holds_from_the_next_start() {
     let folder = Folder::new();
     let other = venv(&folder, "other", &[]);
-    // A shim, as pyenv's: it answers by a file.
+    // A shim like pyenv's, which looks in a file for the Python that it stands for.
     let choice = folder.path().join("choice");
     fs::write(&choice, python()).unwrap();
     let shim = folder.script("shim", &format!("#!/bin/sh\nexec \"$(cat '{}')\" \"$@\"\n", choice.display()));
-    let start = || Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &shim));
-    let mut server = start();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &shim));
     let first = environments_when_made(&mut server);
-    drop(server);
     fs::write(&choice, other.join("bin/python").to_str().unwrap()).unwrap();
-    let mut server = start();
-    let began = Instant::now();
-    let note = loop {
-        let text = server.ok("import sys; sys.prefix");
-        if text.contains("[mcp-py") || began.elapsed() > DEADLINE {
-            break text;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    };
-    assert!(note.starts_with("[mcp-py: python3 is now "), "{note}");
-    assert!(note.contains("the builtin runs on it from its next start]\n"), "{note}");
-    assert!(note.ends_with(&format!("'{}'", first.display())), "{note}");
-    drop(server);
-    let mut server = start();
+    check(&mut server, "import sys; sys.prefix", &format!("'{}'", first.display()));
+    failure(&mut server, "import os; os._exit(1)"); // the next process is a new start
     let now = server.ok("import sys; sys.prefix");
     assert!(now.contains("/env-") && !now.contains(first.to_str().unwrap()), "{now}");
     assert_eq!(environments(&folder).len(), 2);
+}
+
+/// Its base finds the environment and becomes its Python: no second process is started for that.
+#[test]
+fn the_builtin_is_one_process_that_sees_nothing_of_how_it_was_started() {
+    let folder = Folder::new();
+    let pids = folder.path().join("pids");
+    let base =
+        folder.script("base", &format!("#!/bin/sh\necho $$ >>'{}'\nexec '{}' \"$@\"\n", pids.display(), python()));
+    fs::create_dir_all(state_of(&folder)).unwrap();
+    fs::write(state_of(&folder).join("base-0123456789abcdef"), "env-of-old").unwrap();
+    for _ in 0..2 {
+        let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &base));
+        let pid = server.ok("import os, sys; os.getpid()");
+        let started = fs::read_to_string(&pids).unwrap();
+        assert_eq!(started.lines().last(), Some(pid.as_str()), "{started}");
+        check(&mut server, "sys.argv, sys.flags.isolated, sys.flags.no_site", "(['-c'], 0, 0)");
+        let added = "sorted(n for n in os.environ if 'MCP' in n or 'ENV' in n.upper() or 'BOOT' in n)";
+        let text = server.ok(added);
+        assert!(text.contains("'MCP_PY_INTERPRETER'") && !text.contains("BOOT"), "{text}");
+        check(&mut server, "[n for n in os.environ if 'python_interpreter/env-' in os.environ[n]]", "[]");
+        server.finish(DEADLINE);
+    }
+    assert_eq!(fs::read_to_string(&pids).unwrap().lines().count(), 2);
+    assert!(!state_of(&folder).join("base-0123456789abcdef").exists(), "what earlier versions kept there is removed");
 }
 
 #[test]
@@ -683,4 +709,15 @@ fn initialize_waits_for_no_environment() {
     assert!(began.elapsed().as_millis() < 1_500, "{:?}", began.elapsed());
     assert_eq!(server.ok("1 + 1"), "2");
     assert!(Path::new(&state_of(&folder)).is_dir());
+}
+
+#[test]
+fn the_words_of_macos_and_of_todays_pip_for_no_network_are_known() {
+    for module in ["zz_resolve", "zz_nodename"] {
+        let mut server = start();
+        let text = failure(&mut server, &format!("import {module}"));
+        has(&mut server, &text, &[&format!("[mcp-py: {module} could not be installed: there is no network: ")]);
+        let text = failure(&mut server, "import zz_other");
+        has(&mut server, &text, &["zz_other was not installed: 0 s ago there was no network"]);
+    }
 }

@@ -1,5 +1,8 @@
-//! Pictures (DESIGN 3, 4): figures of a stand-in for matplotlib, which has the few functions that count and writes
-//! PNG files of the figure's size; .ci/run has the real one. And whatever has `_repr_png_`.
+//! Pictures: open figures of pyplot, and a last expression with `_repr_png_`, become images in the answer and files in
+//! the output directory. What is too many or too large becomes a file only.
+//!
+//! A stand-in for matplotlib has the few functions that matter, and writes PNG files of the figure's size.
+//! tests/interop/packages.py uses the real one.
 
 use crate::cells::{check, failure, has};
 use crate::client::{binary, Folder, Server};
@@ -129,7 +132,7 @@ fn show_sends_what_is_open_and_no_figure_comes_twice() {
     assert!(blocks.len() == 1 && text.ends_with("ZeroDivisionError: division by zero"), "{text}");
 }
 
-/// Such a figure failed every later cell, and hid the figures behind it.
+/// Once such a figure failed every later cell, and hid the figures behind it.
 #[test]
 fn a_figure_that_can_not_be_drawn_fails_its_own_cell_only_and_hides_no_other() {
     let mut server = start();
@@ -152,7 +155,7 @@ fn a_picture_of_the_last_expression_is_shown() {
     assert!(text.ends_with("\n<P>"), "{text}");
     let (_, blocks, _) = drawn(&mut server, "P((png(7, 9), {'width': 7}))");
     assert_eq!(sides(&blocks[0]), (7, 9));
-    // What is no picture is none, and one that fails says so.
+    // Bytes that are no picture are not shown, and a picture that fails says so.
     check(&mut server, "P(None)", "<P>");
     check(&mut server, "P(b'GIF')", "<P>");
     check(&mut server, "P", "<class '__main__.P'>");
@@ -221,18 +224,18 @@ fn an_interrupt_while_a_figure_is_drawn_ends_the_cell_and_tears_nothing() {
     let result = server.call("execute", json!({"code": slow, "timeout": 0.3}));
     has(&mut server, &result.text, &["interrupted after its timeout of 0.3 s", "KeyboardInterrupt"]);
     check(&mut server, "plt.get_fignums()", "[]");
-    // Once interrupted it was drawn again at the cell's end, where nothing could interrupt it.
+    // Once an interrupted figure was drawn again at the cell's end, where nothing could interrupt it.
     let result = server.call("execute", json!({"code": "plt.figures[1] = S(); plt.show()", "timeout": 0.3}));
     has(&mut server, &result.text, &["the variables are kept", "KeyboardInterrupt"]);
     let id = server.start_call("execute", json!({"code": "plt.figures[1] = S(); time.sleep(1000)", "timeout": 0.3}));
     let text = server.wait(id).text;
     has(&mut server, &text, &["the variables are kept", "time.sleep(1000)"]);
-    // Who catches it may still show how far it came.
+    // A cell that catches the interrupt may still show how far it came.
     let code = "try:\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    plt.figure(figsize=(1, 1))";
     let result = server.call("execute", json!({"code": code, "timeout": 0.3}));
     has(&mut server, &result.text, &["figure saved: "]);
     check(&mut server, "plt.get_fignums()", "[]");
-    // A large one goes over in many frames; whenever the interrupt comes, the next answer is right.
+    // A large picture is sent in many frames. Whenever the interrupt comes, the next answer is right.
     for timeout in 1..12 {
         let code = "for n in range(1000): plt.figure(size=1 << 20); plt.show()";
         let result = server.call("execute", json!({"code": code, "timeout": 0.01 * f64::from(timeout)}));
@@ -256,7 +259,7 @@ fn the_shell_gets_files_the_stream_events_and_the_bridge_a_list() {
     assert_eq!(sides(&fs::read(path).unwrap()), (100, 100));
     let events = posted(&socket, &json!({"code": code, "stream": true}));
     let kinds: Vec<_> = events.iter().map(|event| event.as_object().unwrap().keys().next().unwrap().as_str()).collect();
-    // What came before the picture is before it; what comes after may overtake it.
+    // Output from before the picture arrives before it; output from after it may overtake it.
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("stdout", "exit_code"), "{events:?}");
     let pictures: Vec<_> = events.iter().filter_map(|event| event["image"].as_str()).collect();
     assert_eq!(pictures.len(), 1, "{events:?}");

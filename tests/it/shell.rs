@@ -1,6 +1,8 @@
-//! The client in a shell: options, exit codes, streams, and how it finds its session. DESIGN 9 and 10.
+//! The client in a shell. It takes code from stdin, a file or `-c`, streams the output, and its exit code says how the
+//! cell ended. When it is killed or its reader goes, its cell is interrupted and no other. It finds the session of its
+//! own host, sends code to no other, and where it finds none it says what it looked for and what to do.
 
-use crate::client::{binary, python, Folder, Server, DEADLINE};
+use crate::client::{binary, is_on_macos, python, Folder, Server, DEADLINE};
 use crate::procs::{self, eventually};
 use serde_json::{json, Value};
 use std::fs::{self, File};
@@ -165,6 +167,50 @@ fn what_is_cut_keeps_each_stream_to_itself_with_the_end_of_both() {
 }
 
 #[test]
+fn what_has_25_000_characters_is_whole_and_one_more_is_cut() {
+    let (_server, socket) = start();
+    for (code, whole) in [
+        ("print('a' * 25_000)", Some("a".repeat(25_000) + "\n")),
+        ("print('a' * 25_001)", None),
+        ("print('a' * 24_000)\n'r' * 997", Some(format!("{}\n'{}'\n", "a".repeat(24_000), "r".repeat(997)))),
+        ("print('a' * 24_000)\n'r' * 998", None),
+        ("'r' * 24_998", Some(format!("'{}'\n", "r".repeat(24_998)))),
+        ("'r' * 24_999", None),
+    ] {
+        let (exit, out, err) = run(&socket, &["-c", code]);
+        match whole {
+            Some(whole) => assert!(exit == 0 && out == whole && err.is_empty(), "{code}: {} bytes, {err}", out.len()),
+            None => assert!(out.contains("\n[mcp-py: … ") && err.contains("# OUTPUT TRUNCATED"), "{code}: {err}"),
+        }
+    }
+}
+
+#[test]
+fn a_traceback_behind_long_output_is_whole_and_comes_last() {
+    let (_server, socket) = start();
+    let (exit, out, err) = run(&socket, &["-c", "print('a' * 30_000, end='')\nprint('b' * 3)\n1/0"]);
+    assert!(exit == 1 && out.starts_with(&"a".repeat(20_000)) && out.ends_with("abbb\n"), "{} bytes", out.len());
+    let (notice, traceback) = err.split_once("Traceback (most recent call last):\n").expect("a traceback");
+    assert!(notice.starts_with("=====") && notice.ends_with("=====\n"), "{err}");
+    assert!(traceback.ends_with("ZeroDivisionError: division by zero\n"), "{err}");
+}
+
+/// It holds back what it does not show, and has to look by itself whether somebody still reads.
+#[test]
+fn head_ends_the_client_also_where_it_shows_nothing_more() {
+    let (mut server, socket) = start();
+    let code = "kept = 1\nwhile True: print('line', flush=True)";
+    let mut child = client(&socket, &["-t", "0", "-c", code]).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut head = vec![0; 20_000];
+    out.read_exact(&mut head).expect("all that is shown at once");
+    drop(out);
+    eventually(DEADLINE, "the client ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGPIPE));
+    assert_eq!(server.ok("kept"), "1");
+}
+
+#[test]
 fn notes_and_tracebacks_are_on_stderr() {
     let (_server, socket) = start();
     let (code, out, err) = run(&socket, &["-c", "print('so far')\n1/0"]);
@@ -205,7 +251,7 @@ fn the_exit_code_says_how_the_cell_ended() {
     let (code, _, err) = run(&socket_of(&mut broken), &["-c", "1"]);
     assert!(code == 125 && err.starts_with("mcp-py-client: interpreter 'builtin' did not start: "), "{code} {err}");
     expect(run(&socket, &["-c", "exit(125)"]), 125, "", "SystemExit: 125\n");
-    // It ended as it chose, with a value: that is no traceback.
+    // The cell ended by its own choice, with a value: there is no traceback.
     let saves = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n'partial'";
     let (code, out, err) = run(&socket, &["-t", "0.2", "-c", saves]);
     assert_eq!((code, out.as_str(), err.contains("Traceback")), (124, "'partial'\n", false), "{err}");
@@ -304,7 +350,7 @@ fn a_cell_that_calls_the_client_on_its_own_interpreter_is_refused_at_once() {
 
 // ---- ends ----------------------------------------------------------------------------------------------------------
 
-/// A client whose cell says that it runs, and then spins.
+/// A client whose cell prints that it runs, and then spins.
 fn spinning(socket: &str) -> Child {
     let mut child =
         client(socket, &["-c", "print('on', flush=True)\nwhile True: pass"]).process_group(0).spawn().unwrap();
@@ -335,10 +381,11 @@ fn head_ends_the_client_and_its_cell() {
     let output = shell.output().unwrap();
     assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("line\n", ""));
     assert_eq!(server.ok("'free'"), "'free'");
-    // All that is shown was printed before the reader went: once, the cell went on until its time-out.
+    // Everything was printed before the reader went. Once the cell then went on until its time-out.
     let mut child = client(&socket, &["-c", "while True: print('x' * 99)"]).spawn().unwrap();
     child.stdout.take().unwrap().read_exact(&mut [0; 20_000]).unwrap();
     assert_eq!(server.ok("'free'"), "'free'");
+    eventually(DEADLINE, "the client ends", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGPIPE));
 }
 
@@ -390,9 +437,10 @@ fn path_without_the_tests(folder: &Folder) -> String {
     let script = format!(
         "#!{}\nimport os\nfor pid in filter(str.isdigit, os.listdir('/proc')):\n    try: text = open('/proc/' + pid + '/stat').read()\n    \
          except OSError: continue\n    name, rest = text.split('(', 1)[1].rsplit(')', 1)\n    \
-         if pid != '{}': print(pid, rest.split()[1], name.split()[0], name.split()[0])\n",
+         if pid != '{}': print(pid, rest.split()[1], {})\n",
         python(),
-        std::process::id()
+        std::process::id(),
+        if is_on_macos() { "name" } else { "name.split()[0], name.split()[0]" } // the columns that are asked for
     );
     folder.script("ps", &script);
     format!("{}:/usr/bin:/bin", folder.bin().display())
@@ -406,7 +454,10 @@ fn only_a_claude_is_told_of_the_client_and_by_a_name_that_works() {
         if on_path {
             symlink(binary(), folder.bin().join("mcp-py-client")).unwrap();
         }
-        let mut server = Server::with(|builder| builder.folder(&folder).under(host).env("PATH", &path));
+        // As it is installed: by a link, which the program's own path is on macOS.
+        let mut server = Server::with(|builder| {
+            builder.folder(&folder).under(host).env("PATH", &path).arg0("mcp-py-server").args(&[])
+        });
         let execute = server.request("tools/list", Value::Null)["result"]["tools"][0].clone();
         let description = execute["description"].as_str().unwrap();
         let name = if on_path { "mcp-py-client".into() } else { format!("{} client", binary().display()) };
@@ -638,4 +689,12 @@ fn what_is_given_as_socket_and_is_none_is_said() {
         assert_eq!((code, out.as_str()), (125, ""));
         assert!(err.starts_with(&format!("mcp-py-client: {}: ", path.display())), "{err}");
     }
+}
+
+/// A full backlog refuses on macOS, for a moment. The model refuses the first three connections.
+#[test]
+fn a_server_that_is_busy_for_a_moment_is_reached() {
+    let (_server, socket) = start();
+    let mut command = client(&socket, &["-c", "6 * 7"]);
+    expect(said(command.env("MODEL_BUSY", "3").spawn().unwrap()), 0, "42\n", "");
 }

@@ -10,8 +10,8 @@ fn told(text: &[u8]) -> String {
     match rpc::parse(text) {
         Message::Request { id, method, params } => format!("request {id} {method} {params}"),
         Message::Notification { method, params } => format!("notification {method} {params}"),
-        Message::Nothing => "nothing".into(),
-        Message::Unreadable { .. } => "unreadable".into(),
+        Message::Ignored => "nothing".into(),
+        Message::BadNotification { .. } => "unreadable".into(),
         Message::Invalid { id: Some(id), code, .. } => format!("invalid {code} {id}"),
         Message::Invalid { id: None, code, .. } => format!("invalid {code}"),
     }
@@ -69,6 +69,7 @@ fn messages_are_told_apart() {
         // escapes of lone surrogates
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":"\ud800"}}"#, "invalid -32600 1"),
         (r#"{"jsonrpc":"2.0","id":"\udc00","method":"m"}"#, "invalid -32600 \"\u{fffd}\""),
+        (r#"{"jsonrpc":"2.0","id":"\ud83d\ude00","method":"\ud800"}"#, "invalid -32600 \"😀\""),
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"\ud83d\ude00"}"#, "request 1 m \"😀\""),
         (r#"{"jsonrpc":"2.0","method":"n","params":"\ud800"}"#, "unreadable"),
         (r#"{"jsonrpc":"2.0","id":1,"result":"\ud800"}"#, "unreadable"),
@@ -100,28 +101,36 @@ fn a_line_that_is_too_long_is_an_invalid_request() {
 }
 
 #[test]
-fn lone_surrogates_are_replaced_and_nothing_else() {
+fn escapes_of_lone_surrogates_are_replaced_and_nothing_else() {
     for (text, expected) in [
-        (r#""\ud800""#, Some(r#""\ufffd""#)),
-        (r#""\uDFFF""#, Some(r#""\ufffd""#)),
-        (r#""a\udc00\ud800b""#, Some(r#""a\ufffd\ufffdb""#)),
-        (r#""\ud800\ud83d\ude00""#, Some(r#""\ufffd\ud83d\ude00""#)),
-        (r#""\uD83Dx\uDE00""#, Some(r#""\ufffdx\ufffd""#)),
-        (r#""\\\ud800""#, Some(r#""\\\ufffd""#)),
-        (r#"\ud800"#, Some(r#"\ufffd"#)),
-        (r#""\uD83D\uDE00""#, None),
-        (r#""\\ud800""#, None), // a backslash, then text
-        (r#""\\\\ud800""#, None),
-        (r#""\u00e9\ufffd\ud7ff\ue000""#, None),
-        (r#""\ud80""#, None),
-        (r#""\ud8"#, None),
-        (r#""\"#, None),
-        (r#""\n\t\"""#, None),
-        ("\"😀 é\"", None),
-        ("", None),
+        (r#""\ud800""#, r#""\ufffd""#),
+        (r#""\uDFFF""#, r#""\ufffd""#),
+        (r#""a\udc00\ud800b""#, r#""a\ufffd\ufffdb""#),
+        (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+        (r#""\ud83d\ude00\ude00""#, r#""\ud83d\ude00\ufffd""#),
+        (r#""\ud83d\\ude00""#, r#""\ufffd\\ude00""#),
+        (r#""\uD83Dx\uDE00""#, r#""\ufffdx\ufffd""#),
+        (r#""\\\ud800""#, r#""\\\ufffd""#),
+        (r#"\ud800"#, r#"\ufffd"#),
     ] {
-        let clean = rpc::without_lone_surrogates(text.as_bytes());
-        assert_eq!(clean.map(|bytes| String::from_utf8(bytes).unwrap()).as_deref(), expected, "{text}");
+        assert_eq!(String::from_utf8(rpc::replace_lone_surrogates(text.as_bytes())).unwrap(), expected, "{text}");
+    }
+    for text in [
+        r#""\\ud800""#, // a backslash, then text
+        r#""\\\\ud800""#,
+        r#""\u00e9\ufffd\ud7ff\ue000""#,
+        r#""\ud83d\ude00\uD83D\uDE00""#,
+        r#""\ud8"#,
+        r#""\"#,
+        r#""\n\t\"""#,
+        "\"😀 é\"",
+        "",
+    ] {
+        assert_eq!(rpc::replace_lone_surrogates(text.as_bytes()), text.as_bytes(), "{text}");
+    }
+    // What is no escape stays, or a line that is not UTF-8 would look like one that is.
+    for text in [&b"\"\\ud8\xb9z\""[..], b"\"\\ud8z0\""] {
+        assert_eq!(rpc::replace_lone_surrogates(text), text);
     }
 }
 
@@ -299,11 +308,11 @@ fn the_ends_of_a_text_are_counted_in_characters() {
 
 #[test]
 fn a_text_that_is_too_long_keeps_its_ends() {
-    assert_eq!(keep_ends("0123456789", 10), "0123456789");
-    assert_eq!(keep_ends("", 10), "");
-    assert_eq!(keep_ends("0123456789x", 10), "01234 … 1 characters left out … 6789x");
-    assert_eq!(keep_ends(&"é".repeat(2_000), 4), "éé … 1,996 characters left out … éé");
-    assert_eq!(keep_ends("éé😀😀", 4), "éé😀😀");
+    assert_eq!(truncate_middle("0123456789", 10), "0123456789");
+    assert_eq!(truncate_middle("", 10), "");
+    assert_eq!(truncate_middle("0123456789x", 10), "01234 … 1 characters left out … 6789x");
+    assert_eq!(truncate_middle(&"é".repeat(2_000), 4), "éé … 1,996 characters left out … éé");
+    assert_eq!(truncate_middle("éé😀😀", 4), "éé😀😀");
 }
 
 // ---- what a cell answers -------------------------------------------------------------------------------------------
@@ -319,11 +328,11 @@ impl Drop for Kept {
 }
 
 /// How a cell ended, with these notes and this error.
-fn ending(notes: &[&str], error: Option<&str>) -> Ending {
-    Ending {
+fn cell_end(notes: &[&str], error: Option<&str>) -> CellEnd {
+    CellEnd {
         notes: notes.iter().map(|note| (*note).to_owned()).collect(),
         error: error.map(str::to_owned),
-        ..Ending::default()
+        ..CellEnd::default()
     }
 }
 
@@ -333,7 +342,7 @@ fn answer(files: &Kept, pieces: &[(usize, &[u8])], notes: &[&str], error: Option
     for (stream, bytes) in pieces {
         output.take(*stream, bytes, &mut files.0.borrow_mut());
     }
-    output.tell(ending(notes, error), Vec::new(), false, &mut files.0.borrow_mut()).text()
+    output.make_answer(cell_end(notes, error), &mut files.0.borrow_mut()).text()
 }
 
 const OUT: usize = 0;
@@ -476,7 +485,7 @@ fn output_from_between_the_cells_is_a_note() {
     let note = |pieces: &[(usize, &[u8])]| {
         let mut output = Output::default();
         pieces.iter().for_each(|(stream, bytes)| output.take(*stream, bytes, &mut files.0.borrow_mut()));
-        output.as_note(&mut files.0.borrow_mut())
+        output.as_note(BETWEEN_CELLS, false, &mut files.0.borrow_mut())
     };
     assert_eq!(note(&[]), None);
     let short = note(&[(OUT, b"late\n"), (ERR, b"worse\n")]).unwrap();
@@ -516,14 +525,8 @@ fn progress_tells_the_last_line() {
 // ---- the host ------------------------------------------------------------------------------------------------------
 
 /// A snapshot from lines of pid, parent, name and, if it matters, program.
-fn snapshot(lines: &str) -> BTreeMap<i32, Seen> {
-    let seen = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let name = words.next()?.to_owned();
-        Some((pid, Seen { parent, program: words.next().unwrap_or(&name).to_owned(), name }))
-    };
-    lines.split(';').filter_map(|line| seen(line.trim())).collect()
+fn snapshot(lines: &str) -> Processes {
+    lines.split(';').filter_map(|line| parse_process(line, false)).collect()
 }
 
 #[test]
@@ -551,7 +554,6 @@ fn the_host_is_found_in_a_snapshot() {
         ("1 0 claude; 99 1 mcp-py", None),
         ("0 0 sched; 99 0 mcp-py", None),
         // snapshots that lack something, or make no sense
-        ("", None),
         ("50 1 claude", None),
         ("99 50 mcp-py", None),
         ("60 50 zed; 99 60 mcp-py", Some((60, "zed", false))),
@@ -565,9 +567,47 @@ fn the_host_is_found_in_a_snapshot() {
         assert_eq!(found, expected, "{lines}");
         assert!(host.pid.is_some() || (host.name.is_none() && !host.is_claude), "{lines}");
     }
+    // Where nothing can be listed, the parent is all that is known.
+    let host = find_host(99, &Processes::new());
+    assert_eq!((host.pid, host.name, host.is_claude), (Some(parent_id() as i32), None, false));
     // Longer than any real chain: an end is found all the same.
     let long: String = (100..10_000).map(|pid| format!("{pid} {} uv;", pid + 1)).collect();
     assert!(find_host(100, &snapshot(&long)).pid.is_none());
+}
+
+/// Lines of `ps -o pid=,ppid=,comm=` on macOS.
+#[test]
+fn claude_is_found_by_what_ps_prints_on_macos() {
+    for (comm, name, is_claude) in [
+        ("claude", "claude", true),
+        ("/Users/me/.local/bin/claude", "claude", true),
+        ("/Users/me/.local/share/claude/versions/2.1.330", "2.1.330", true),
+        ("/opt/homebrew/lib/node_modules/@anthropic-ai/claude-code/bin/claude.exe", "claude.exe", true),
+        (
+            "/Users/me/.vscode/extensions/anthropic.claude-code-2.1.330-darwin-arm64/resources/native-binary/claude",
+            "claude",
+            true,
+        ),
+        (
+            "/Users/me/Library/Application Support/Claude/claude-code/2.1.330/claude.app/Contents/MacOS/claude",
+            "claude",
+            true,
+        ),
+        ("/Applications/Claude.app/Contents/MacOS/Claude", "Claude", false),
+        (
+            "/Applications/Claude.app/Contents/Frameworks/Claude Helper.app/Contents/MacOS/Claude Helper",
+            "Claude Helper",
+            false,
+        ),
+        ("-zsh", "zsh", false),
+        ("/Applications/Visual Studio Code.app/Contents/MacOS/Electron", "Electron", false),
+        ("node", "node", false),
+    ] {
+        let (pid, process) = parse_process(&format!("  812     1 {comm}"), true).expect("a process");
+        assert_eq!((pid, process.parent), (812, 1));
+        assert_eq!((process.name.as_str(), process.is_claude), (name, is_claude), "{comm}");
+    }
+    assert!(parse_process("", true).is_none() && parse_process("812", true).is_none());
 }
 
 // ---- mod http ------------------------------------------------------------------------------------------------------
@@ -576,8 +616,8 @@ fn the_host_is_found_in_a_snapshot() {
 fn head_of(text: &str) -> Option<String> {
     http::head(text.as_bytes()).map(|head| match head {
         Err((status, _)) => status.split(' ').next().unwrap().to_owned(),
-        Ok(http::Head { method, path, size, length, expects, old }) => {
-            format!("{method} {path} {size} {length} {expects} {old}")
+        Ok(http::Head { method, path, size, length, expects, is_http_1_0 }) => {
+            format!("{method} {path} {size} {length} {expects} {is_http_1_0}")
         }
     })
 }
@@ -709,9 +749,8 @@ fn random_lines_are_messages_or_refused_and_never_split_otherwise_for_how_they_a
     for_a_while(1, |random| {
         let text = random.text(&pieces);
         told(&text);
-        if let Some(clean) = rpc::without_lone_surrogates(&text) {
-            assert!(rpc::without_lone_surrogates(&clean).is_none(), "{text:?}");
-        }
+        let clean = rpc::replace_lone_surrogates(&text);
+        assert_eq!(rpc::replace_lone_surrogates(&clean), clean, "{text:?}");
         let at = random.next(text.len() + 1);
         assert_eq!(lines_of([&text[..at], &text[at..]]), lines_of([&text[..]]), "{text:?} at {at}");
     });
@@ -772,7 +811,7 @@ fn random_bytes_are_shown_as_text_with_their_ends_kept() {
         let cut = cut_character(&bytes);
         assert!(cut <= 3 && cut <= bytes.len(), "{bytes:?}");
         let most = 2 + random.next(40);
-        let kept = keep_ends(&text, most);
+        let kept = truncate_middle(&text, most);
         assert!(kept == text || text.chars().count() > most, "{text:?} {most}");
         assert!(
             kept.starts_with(first_chars(&text, most / 2)) && kept.ends_with(last_chars(&text, most / 2)),
@@ -790,4 +829,16 @@ fn base64_is_decoded_as_rfc_4648_shows() {
         assert_eq!(from_base64(text.as_bytes()), bytes.as_bytes(), "{text}");
     }
     assert_eq!(from_base64(b"+/+/"), [0xfb, 0xff, 0xbf]);
+}
+
+// ---- the tools -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_tool_has_properties_and_the_limit_of_a_time_is_the_one_that_is_checked() {
+    for tool in TOOLS.iter() {
+        assert!(tool.shown["inputSchema"]["properties"].is_object(), "{}", tool.shown["name"]);
+    }
+    let execute = find_tool("execute").expect("a tool");
+    let timeout = &execute.shown["inputSchema"]["properties"]["timeout"];
+    assert_eq!(timeout["maximum"].as_f64(), Some(*SECONDS.end()));
 }
