@@ -107,7 +107,7 @@ use std::os::unix::process::{parent_id, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{mpsc, Arc, LazyLock, OnceLock, RwLock};
+use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -122,6 +122,7 @@ const IS_MACOS: bool = cfg!(any(target_os = "macos", model_of_macos));
 const BUILTIN: &str = "builtin"; // the interpreter that is always there
 const WORKER: &str = include_str!("worker.py");
 const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: see OutputFiles
+const REGISTER: &str = "claude mcp add python-interpreter -- mcp-py-server";
 const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.sock`, `{host pid}.sock`
 
 const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it
@@ -361,12 +362,24 @@ fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
 fn serve() -> ! {
     LazyLock::force(&STARTED);
     if io::stdin().is_terminal() {
-        log("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
+        explain_server();
     }
     let mut server = Server::default();
     let Err(error) = server.run();
     log(&format!("can't serve: {error}"));
     server.exit(1)
+}
+
+/// For a person who started a server by hand: what it is, once.
+fn explain_server() {
+    static EXPLAINED: Once = Once::new();
+    EXPLAINED.call_once(|| {
+        log(&format!(
+            "this is an MCP server: a host starts it, and speaks JSON-RPC on its stdin; Ctrl-D ends it\n  \
+             `{REGISTER}` has Claude Code start one\n  \
+             `mcp-py-client` runs Python in the session of a server that a host has started"
+        ));
+    });
 }
 
 impl Server {
@@ -856,6 +869,9 @@ impl Server {
             rpc::Message::BadNotification { why } => log(&format!("ignored: {why}")),
             rpc::Message::Invalid { id, code, why } => {
                 log(&format!("refused: {why}"));
+                if self.clerk.is_none() {
+                    explain_server(); // nobody has spoken MCP yet
+                }
                 // Schemas before 2025-11-25 require an id in errors: there we keep silent where it is not known.
                 if id.is_some() || matches!(self.agreed, None | Some("2025-11-25")) {
                     self.front.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
