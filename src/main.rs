@@ -79,7 +79,8 @@
 //!   gets SIGTERM and GROUP_GRACE, then SIGKILL, then the worker is reaped. Of its group, an interrupt reaches only
 //!   those that are younger than the cell.
 //! - I9  Every queue, buffer, frame, wait and loop has a limit; past it there is a clear error, never a hang.
-//! - I10 Only this user reaches the socket, and the client sends code only to a server of this user and this session.
+//! - I10 Only this user reaches the socket, and the client sends code only to a server of this user and this session;
+//!   for a person at a terminal also to that of the project in which they stand.
 //! - I11 When the server goes, by end of stdin, signal, crash or SIGKILL, its workers go, and its output files do not
 //!   stand in the next server's way.
 //!
@@ -90,9 +91,10 @@
 //!
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
 //! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
-//! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the folder of `install`,
-//! and nowhere else, but for two cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the
-//! configuration, and where interpreters.json is a link, the file that it leads to is replaced.
+//! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` (with the history of the
+//! client's console) and the folder of `install`, and nowhere else, but for two cases: `doctor` makes and removes a
+//! file in TMPDIR, /tmp and the folder for the configuration, and where interpreters.json is a link, the file that it
+//! leads to is replaced.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -103,11 +105,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{symlink, DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::{parent_id, ExitStatusExt};
+use std::os::unix::process::{parent_id, CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{mpsc, Arc, LazyLock, OnceLock, RwLock};
+use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -122,6 +124,7 @@ const IS_MACOS: bool = cfg!(any(target_os = "macos", model_of_macos));
 const BUILTIN: &str = "builtin"; // the interpreter that is always there
 const WORKER: &str = include_str!("worker.py");
 const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: see OutputFiles
+const REGISTER: &str = "claude mcp add python-interpreter -- mcp-py-server";
 const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.sock`, `{host pid}.sock`
 
 const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it
@@ -361,12 +364,24 @@ fn post(event: impl FnOnce(&mut Server) + Send + 'static) {
 fn serve() -> ! {
     LazyLock::force(&STARTED);
     if io::stdin().is_terminal() {
-        log("an MCP server: it expects JSON-RPC on stdin, one message a line; Ctrl-D ends it");
+        explain_server();
     }
     let mut server = Server::default();
     let Err(error) = server.run();
     log(&format!("can't serve: {error}"));
     server.exit(1)
+}
+
+/// For a person who started a server by hand: what it is, once.
+fn explain_server() {
+    static EXPLAINED: Once = Once::new();
+    EXPLAINED.call_once(|| {
+        log(&format!(
+            "this is an MCP server: a host starts it, and speaks JSON-RPC on its stdin; Ctrl-D ends it\n  \
+             `{REGISTER}` has Claude Code start one\n  \
+             `mcp-py-client` runs Python in the session of a server that a host has started"
+        ));
+    });
 }
 
 impl Server {
@@ -856,6 +871,9 @@ impl Server {
             rpc::Message::BadNotification { why } => log(&format!("ignored: {why}")),
             rpc::Message::Invalid { id, code, why } => {
                 log(&format!("refused: {why}"));
+                if self.clerk.is_none() {
+                    explain_server(); // nobody has spoken MCP yet
+                }
                 // Schemas before 2025-11-25 require an id in errors: there we keep silent where it is not known.
                 if id.is_some() || matches!(self.agreed, None | Some("2025-11-25")) {
                     self.front.send(&rpc::error(id.as_ref(), code, &why, Value::Null));
@@ -4670,8 +4688,9 @@ impl Server {
                 self.ask_clerk(None, health, move |server, health| server.front.answer(key, health));
             }
             Endpoint::Interrupt => {
+                let client = text(&given, "client").map(str::to_owned);
                 let given = checked("list_vars", given, &["interpreter"])?; // a tool with the same argument
-                self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned());
+                self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned(), client);
             }
             Endpoint::Execute => {
                 let form = form_of(&given, is_chunked)?;
@@ -4703,9 +4722,13 @@ impl Server {
         key
     }
 
-    fn interrupt_for_peer(&mut self, peer: u64, name: String) {
+    /// With the pid of a client, only that one's cell.
+    fn interrupt_for_peer(&mut self, peer: u64, name: String, client: Option<String>) {
         if let Some(interpreter) = self.interpreters.get_mut(&name) {
-            let interrupted = interpreter.interrupt_running();
+            let is_client = |peer: &&Peer| sys::peer(&peer.stream).map(|(pid, _)| pid.to_string()) == client;
+            let call = self.front.peers.values().find(is_client).and_then(|peer| peer.call);
+            let is_meant = client.is_none() || interpreter.running_mut().is_some_and(|cell| Some(cell.key) == call);
+            let interrupted = is_meant && interpreter.interrupt_running();
             return self.front.respond(peer, "200 OK", &json!({ "interrupted": interrupted }));
         }
         let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
@@ -4944,14 +4967,16 @@ usage: mcp-py-client [options] [FILE | -c CODE]    code from stdin when neither 
 instead of code:  --wait (follow what goes on by itself)  --interrupt  --reset [--restart]  --list-vars
                   --interpreters  --info  --history (what was run)  --help  --version
                   --add NAME PYTHON [--save]  --stop NAME [--remove]
+at a terminal without code: a console, whose blocks are cells of the session
 ";
 
 /// The options: names; path of the request, empty where the option is no action; members of its body that the words
 /// behind the option fill. With neither it is a flag.
-const OPTIONS: [(&str, &str, &[&str]); 18] = [
+const OPTIONS: [(&str, &str, &[&str]); 19] = [
     ("-i, --interpreter", "", &["interpreter"]),
     ("-t, --timeout", "", &["timeout"]),
     ("--socket", "", &["socket"]),
+    ("--client", "", &["client"]), // for --interrupt, by the console: the pid of the client whose cell is meant
     ("-c", "/execute", &["code"]),
     ("--reset", "/tools/reset", &[]),
     ("--list-vars", "/tools/list_vars", &[]),
@@ -5003,7 +5028,7 @@ fn wrong_usage(why: impl Into<String>) -> ClientError {
 }
 
 fn client(words: &[OsString]) -> u8 {
-    match read_order(words).and_then(run_order) {
+    match read_order(words).and_then(|order| run_order(order, words)) {
         Ok(exit) => exit as u8,
         Err(ClientError { why, exit }) => {
             let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
@@ -5022,6 +5047,9 @@ fn read_order(words: &[OsString]) -> Result<Order, ClientError> {
     }
     if order.path == "/execute" {
         if !body.contains_key("code") {
+            if io::stdin().is_terminal() {
+                return Ok(order); // its code will be typed
+            }
             body.insert("code".into(), code_from_stdin()?.into());
         }
         if text(body, "code").is_none_or(|code| code.trim().is_empty()) {
@@ -5092,14 +5120,8 @@ fn stdout_is_a_file_of_its_own() -> bool {
 }
 
 fn code_from_stdin() -> Result<String, ClientError> {
-    let mut stdin = io::stdin();
-    if stdin.is_terminal() {
-        return Err(wrong_usage(
-            "code comes from stdin: mcp-py-client <<'PY' … PY, or -c CODE, or a FILE (--help says more)",
-        ));
-    }
     let mut code = Vec::new();
-    stdin.read_to_end(&mut code).map_err(|error| failed(format!("stdin: {error}")))?;
+    io::stdin().read_to_end(&mut code).map_err(|error| failed(format!("stdin: {error}")))?;
     utf8("code", code)
 }
 
@@ -5107,19 +5129,22 @@ fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
     String::from_utf8(bytes).map_err(|error| wrong_usage(format!("the {what} is not UTF-8: {error}")))
 }
 
-/// Has the session's server do it, and prints the answer; returns the exit code.
-fn run_order(order: Order) -> Result<i32, ClientError> {
+/// Has the session's server do it, and prints the answer; returns the exit code. `words` are those of the order.
+fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     let socket = order.socket.or_else(|| env::var("MCP_PY_SOCKET").ok()).filter(|path| !path.is_empty());
     let found = match socket {
         Some(path) => connect(&path),
         None => find_session(),
     };
-    let (server, pid) = found.map_err(failed)?;
+    let Session { path, server, pid } = found.map_err(failed)?;
     let name = text(&order.body, "interpreter").unwrap_or(BUILTIN);
     let waits = matches!(order.path, "/execute" | "/wait" | "/tools/reset" | "/tools/list_vars");
     if waits && env::var("MCP_PY_INTERPRETER").is_ok_and(|own| own == format!("{pid}:{name}")) {
         let why = format!("this runs in a cell of {name:?}: it would wait for itself; name another with -i");
         return Err(failed(why));
+    }
+    if order.path == "/execute" && !order.body.contains_key("code") {
+        return open_console(&server, &path, name, words);
     }
     let lines = request(&server, "POST", order.path, &Value::Object(order.body));
     // `| head` ends us, and our hang-up ends the cell. While the request was sent, EPIPE must not end us: the server
@@ -5325,10 +5350,17 @@ fn request<'a>(mut server: &'a UnixStream, method: &str, path: &str, body: &Valu
     lines.map_while(|line| serde_json::from_str(&line).ok())
 }
 
+/// A server that was found.
+struct Session {
+    path: String, // of its socket
+    server: UnixStream,
+    pid: i32,
+}
+
 const FORBIDDEN: &str = ": a sandbox or another user may forbid it";
 
-/// Connects to a socket of this user, whose server is this user's too (I10); returns the server's pid.
-fn connect(path: &str) -> Result<(UnixStream, i32), String> {
+/// Connects to a socket of this user, whose server is this user's too (I10).
+fn connect(path: &str) -> Result<Session, String> {
     let failed = |error: io::Error| {
         let hint = if error.kind() == ErrorKind::PermissionDenied { FORBIDDEN } else { "" };
         format!("{path}: {error}{hint}")
@@ -5336,10 +5368,10 @@ fn connect(path: &str) -> Result<(UnixStream, i32), String> {
     let own = sys::user_id();
     let check = |uid: u32| ensure(uid == own, || format!("{path} belongs to uid {uid}, you are {own}"));
     check(fs::symlink_metadata(path).map_err(failed)?.uid())?;
-    let stream = connect_to(path).map_err(failed)?;
-    let (pid, uid) = sys::peer(&stream).ok_or_else(|| format!("{path}: who listens there can't be told"))?;
+    let server = connect_to(path).map_err(failed)?;
+    let (pid, uid) = sys::peer(&server).ok_or_else(|| format!("{path}: who listens there can't be told"))?;
     check(uid)?;
-    Ok((stream, pid))
+    Ok(Session { path: path.to_owned(), server, pid })
 }
 
 /// connect(2). macOS refuses where the backlog is full, too, which may be over in a moment.
@@ -5373,52 +5405,215 @@ fn host_of(socket: &str) -> Option<i32> {
     socket[SOCKETS.len()..].split(['-', '.']).next()?.parse().ok()
 }
 
-/// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours.
-fn find_session() -> Result<(UnixStream, i32), String> {
+/// The server of this session: under the nearest ancestor that has one; else the one whose session_id is ours; else,
+/// for a person at a terminal, that of the project in which they stand.
+fn find_session() -> Result<Session, String> {
     let processes = processes();
     let above: Vec<i32> = ancestors(std::process::id() as i32, &processes).map(|(pid, _)| pid).collect();
     let distance = |path: &String| above.iter().position(|pid| Some(*pid) == host_of(path)).unwrap_or(above.len());
     let mut sockets: Vec<_> = sockets().into_iter().rev().collect(); // reversed: `…-P.sock`, then `…-P-*.sock`
     sockets.sort_by_key(distance);
     let mut refused = String::new();
-    let mut live = BTreeMap::new(); // by inode, for a server may have two names
+    let mut advice = format!("a host starts one: `{REGISTER}` has Claude Code do so, from its next start on");
+    let mut others = BTreeMap::new(); // by socket, for a server may have two names: that of its host comes first
     for path in sockets {
         let host = host_of(&path).filter(|host| above.contains(host));
-        let (server, pid) = match connect(&path) {
-            Ok(connected) => connected,
+        let session = match connect(&path) {
+            Ok(session) => session,
             Err(why) => {
+                if why.ends_with(FORBIDDEN) {
+                    advice = format!("can't connect{FORBIDDEN}\nthe tool `execute` works there; see README, Security");
+                }
                 if host.is_some() || why.ends_with(FORBIDDEN) {
-                    refused += &format!("  {why}\n");
+                    refused += &format!("  {}\n", why.trim_end_matches(FORBIDDEN));
                 }
                 continue;
             }
         };
-        if let Some(host) = host {
-            if ancestors(pid, &processes).any(|(above, _)| above == host) {
-                return Ok((server, pid));
-            }
-            refused += &format!("  {path}: its process {pid} is not under {host}\n");
+        match host {
+            Some(host) if ancestors(session.pid, &processes).any(|(above, _)| above == host) => return Ok(session),
+            Some(host) => refused += &format!("  {path}: its process {} is not under {host}\n", session.pid),
+            None => {}
         }
-        let _ = server.set_read_timeout(Some(HEALTH_LIMIT));
-        let health = request(&server, "GET", "/health", &Value::Null).next();
-        if let Some(health) = health {
-            live.entry(inode(path.as_ref())).or_insert((path, health));
-        }
+        others.entry(inode(path.as_ref())).or_insert(session);
     }
-    let session = env::var("CLAUDE_CODE_SESSION_ID").ok().map(Value::from);
-    if let Some((path, _)) = live.values().find(|(_, health)| session.as_ref() == Some(&health["session_id"])) {
+    let live = ask_who_they_are(others.into_values());
+    let own_id = env::var("CLAUDE_CODE_SESSION_ID").ok().map(Value::from);
+    if let Some((path, _)) = live.iter().find(|(_, health)| own_id.as_ref() == Some(&health["session_id"])) {
         return connect(path);
     }
-    let mut list = String::new();
-    for (path, health) in live.values() {
-        let member = |name: &str| health[name].as_str().unwrap_or("?");
-        list += &format!("\n  {} ({}): --socket {path}", member("project_dir"), member("host"));
+    if let Some((path, health)) = session_around(&live) {
+        let _ = writeln!(io::stderr(), "mcp-py-client: this is the session of {}", introduced(health));
+        return connect(path);
     }
-    let none = "`claude mcp add` starts one; in a sandbox see README, Security, or use the tool `execute`";
-    let others = if live.is_empty() { none } else { "yours are:" };
-    let looked_for = format!("no {SOCKETS}PID.sock of a process above this one answers");
-    Err(format!("no server of this session: {looked_for}\n{refused}{others}{list}"))
+    if !live.is_empty() {
+        advice = "yours are:".into();
+    }
+    for (path, health) in &live {
+        advice += &format!("\n  {}: --socket {path}", introduced(health));
+    }
+    Err(format!("no session for this shell: no program above it has started a server\n{refused}{advice}"))
 }
+
+/// A server for people.
+fn introduced(health: &Value) -> String {
+    let member = |name: &str| health[name].as_str().unwrap_or("?");
+    let pid = &health["pid"];
+    format!("{} ({}, pid {pid}, up {})", member("project_dir"), member("host"), member("uptime"))
+}
+
+/// The sockets of the servers that say in time who they are, and what they say. All are asked at once.
+fn ask_who_they_are(sessions: impl Iterator<Item = Session>) -> BTreeMap<String, Value> {
+    let (sender, answers) = mpsc::channel();
+    for Session { path, server, .. } in sessions {
+        let sender = sender.clone();
+        let ask = move || {
+            if let Some(health) = request(&server, "GET", "/health", &Value::Null).next() {
+                let _ = sender.send((path, health));
+            }
+        };
+        let _ = start_thread("asker", ask); // else that server stays unknown
+    }
+    drop(sender); // the last of them ends the answers
+    let until = Instant::now() + HEALTH_LIMIT;
+    let mut live = BTreeMap::new();
+    while let Ok((path, health)) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        live.insert(path, health);
+    }
+    live
+}
+
+/// Where stderr is a terminal: the one session of the innermost project that holds the working directory.
+fn session_around(live: &BTreeMap<String, Value>) -> Option<(&String, &Value)> {
+    if !io::stderr().is_terminal() {
+        return None;
+    }
+    let works_in = |health: &Value, dir: &Path| {
+        let project = health["project_dir"].as_str().unwrap_or_default();
+        fs::canonicalize(project).is_ok_and(|project| project == dir)
+    };
+    for dir in env::current_dir().ok()?.ancestors() {
+        let mut there = live.iter().filter(|(_, health)| works_in(health, dir));
+        if let Some(found) = there.next() {
+            return Some(found).filter(|_| there.next().is_none());
+        }
+    }
+    None
+}
+
+/// Becomes a console at the terminal: the standard library's, run by the interpreter's own Python, which knows when a
+/// block of its language is complete. Each block is run by a client with these words. Returns only where it can't.
+fn open_console(server: &UnixStream, socket: &str, name: &str, words: &[OsString]) -> Result<i32, ClientError> {
+    let _ = server.set_read_timeout(Some(HEALTH_LIMIT));
+    let answer = request(server, "POST", "/tools/list_interpreters", &json!({})).next();
+    let answer = answer.ok_or_else(|| failed(format!("{socket}: the server does not answer")))?;
+    let mut entries = answer["structuredContent"]["result"].as_array().into_iter().flatten();
+    let entry = entries.find(|entry| entry["name"] == name);
+    let entry = entry.ok_or_else(|| failed(format!("there is no interpreter {name:?}; --interpreters shows them")))?;
+    let python = entry["python_path"].as_str().unwrap_or("python3");
+    let mut console = Command::new(python);
+    // -I and -S: it runs nothing of the project, and nothing of site-packages.
+    console.args(["-IS", "-W", "ignore", "-c", CONSOLE]).arg(own_path().unwrap_or_default()).arg(name).args(words);
+    let error = console.env("MCP_PY_SOCKET", socket).exec();
+    Err(failed(format!("{python}: {error}")))
+}
+
+/// It is given this program, the interpreter's name, and the words for the client of a block.
+const CONSOLE: &str = r##"
+import builtins, code, json, keyword, os, subprocess, sys
+from signal import SIG_IGN, SIGINT, default_int_handler, signal
+from subprocess import DEVNULL, PIPE
+try:
+    import readline
+except ImportError:
+    readline = None  # then without editing, history and completion
+
+PROGRAM, NAME = sys.argv[1:3]
+WORDS = sys.argv[3:]
+HISTORY = os.path.expanduser("~/.claude-workspace/python_interpreter/console_history")
+ALLOW_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+class Console(code.InteractiveConsole):
+    def runsource(self, source, *_, **__):
+        """Runs a block that is complete; true where it is not. What can't be compiled is for the cell to tell."""
+        if source.strip() in ("exit", "exit()", "quit", "quit()"):
+            sys.exit()
+        try:
+            is_complete = self.compile(source, "<cell>", "single") is not None
+        except Exception:
+            is_complete = True
+        if is_complete and source.strip():
+            self.run_cell(source)
+        return not is_complete
+
+    def run_cell(self, source):
+        """Runs it by a client. Ctrl-C interrupts the cell, and what it then gives is shown. Where the cell waits behind
+        another one, or at a second Ctrl-C, the client is ended, and its cell with it."""
+        signal(SIGINT, SIG_IGN)  # the client, too, is to leave Ctrl-C to us
+        cell = subprocess.Popen([PROGRAM, "client"] + WORDS, stdin=PIPE)
+        signal(SIGINT, default_int_handler)
+        try:
+            try:
+                cell.communicate(source.encode("utf-8", "surrogateescape"))
+            except KeyboardInterrupt:
+                if call("-i", NAME, "--interrupt", "--client", str(cell.pid))[1] != "interrupted\n":
+                    raise
+                cell.communicate()
+        except KeyboardInterrupt:
+            cell.kill()
+            raise
+        finally:
+            cell.wait()
+        if cell.returncode == 125 and call("--info")[0] == 125:
+            self.write("the session has ended\n")
+            sys.exit(125)
+
+    def complete(self, text, state):
+        if state == 0:
+            self.matches = [name for name in names() if name.startswith(text)] if text else ["    "]
+        return self.matches[state] if state < len(self.matches) else None
+
+def call(*options):
+    """The exit code of the client with these, and what it says; None and nothing where it takes long."""
+    try:
+        done = subprocess.run((PROGRAM, "client") + options, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=1)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    return done.returncode, done.stdout.decode()
+
+def names():
+    """Those of the interpreter, unless it is busy, and Python's own. An answer begins with the notes that are new."""
+    said = call("-i", NAME, "--list-vars")[1].splitlines()
+    notes, listed = said[:-1], "".join(said[-1:]).split(", ")
+    if notes:
+        prompt = sys.ps2 if console.buffer else sys.ps1
+        print("", *notes, prompt + readline.get_line_buffer(), sep="\n", end="", flush=True)
+    known = set(filter(str.isidentifier, listed))
+    return sorted(known.union(keyword.kwlist, dir(builtins)))
+
+console = Console()
+console.compile.compiler.flags |= ALLOW_AWAIT
+os.umask(0o077)
+if readline:
+    is_libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+    readline.parse_and_bind("set enable-bracketed-paste on")  # a pasted text is one block, empty lines and all
+    readline.set_completer(console.complete)
+    readline.set_history_length(1000)
+    try:
+        readline.read_history_file(HISTORY)
+    except OSError:
+        pass
+project = json.loads(call("--info")[1] or "{}").get("project_dir", "?")
+python = "interpreter '%s' (Python %d.%d.%d)" % ((NAME,) + sys.version_info[:3])
+try:
+    console.interact("%s in the session of %s; Ctrl-D leaves, and ends nothing" % (python, project), "")
+finally:
+    try:
+        readline and readline.write_history_file(HISTORY)
+    except OSError:
+        pass
+"##;
 
 // ── 13. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -5571,7 +5766,7 @@ fn doctor() -> (String, bool) {
     let processes = processes();
     let host = find_host(std::process::id() as i32, &processes);
     let host = host.pid.map(|pid| format!("{} ({pid})", host.name.as_deref().unwrap_or("?")));
-    let session = find_session().map(|(_, pid)| format!("server {pid} answers"));
+    let session = find_session().map(|found| format!("server {} answers", found.pid));
     let session = session.unwrap_or("none above this shell".into());
     let facts = [
         ("version", Ok(format!("{VERSION}, {}", own.display()))),

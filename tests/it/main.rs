@@ -16,6 +16,7 @@
 //! | tools | the nine tools and their contracts |
 //! | host | what the server learns about the process that started it |
 //! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
+//! | repl | the console that the client is at a terminal, in a real pseudo-terminal |
 //! | shell | the client: options, exit codes, streams, finding the session |
 //! | install | `mcp-py install`, `doctor`, roles, and the README's commands in the shell |
 //! | waits | calls that end before their cells, interrupts, restarts, the history |
@@ -35,6 +36,7 @@ mod output;
 mod packages;
 mod pictures;
 mod protocol;
+mod repl;
 mod shell;
 mod shutdown;
 mod tidy;
