@@ -3756,6 +3756,24 @@ def make():
         return "the builtin's environment was damaged: it was made anew, without what was installed there"
     return ''
 
+# In the shell of a cell `pip` is the base's, run by this environment's Python; where the base has none, ensurepip's.
+# What would have it install elsewhere is taken away.
+PIP = '''#!/bin/sh
+python=${0%/*}/python
+unset PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
+export PIP_USER=0
+"$python" -I -c 'import pip' 2>/dev/null || "$python" -I -m ensurepip --default-pip >&2
+exec "$python" -I -m pip "$@"
+'''
+
+def add_pip():
+    for name in ('pip', 'pip3'):
+        path = os.path.join(env, 'bin', name)
+        if not os.path.exists(path):  # an early version made none, and pip may have put its own there
+            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o755)
+            os.write(file, PIP.encode())
+            os.close(file)
+
 if not bootstrap:
     state = '' if is_good() else ' (will be made at the first start)'
     os.write(1, os.fsencode('Python %s, %s\0%s%s' % (version, real, env, state)))
@@ -3770,6 +3788,10 @@ try:
                 os.remove(os.path.join(folder, name))
         except OSError:
             pass  # another server has removed it, perhaps
+    try:
+        add_pip()
+    except OSError:
+        pass  # the environment can't be written: all but `pip` works
     os.execv(python, [python, '-c', bootstrap, env, note])
 except Exception as error:
     note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
