@@ -839,7 +839,18 @@ fn failure<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 
 impl Server {
     fn take_line(&mut self, line: &[u8]) {
-        match rpc::parse(line) {
+        self.take_message(rpc::parse(line));
+    }
+
+    fn take_message(&mut self, message: rpc::Message) {
+        let has_arrays = self.agreed == Some("2025-03-26"); // no other version has
+        match message {
+            rpc::Message::Batch { members, read } if has_arrays && (1..=CALLS_MAX).contains(&members.len()) => {
+                for member in members {
+                    self.take_message(read(member));
+                }
+            }
+            rpc::Message::Batch { .. } => self.take_message(rpc::no_object()),
             rpc::Message::Request { id, method, params } => {
                 if let Err(Failure { code, message, data }) = self.request(&id, &method, &params) {
                     let message = truncate_middle(&message, NOTE_CHARS_MAX);
@@ -5978,8 +5989,9 @@ mod rpc {
     pub enum Message {
         Request { id: Value, method: String, params: Value },
         Notification { method: String, params: Value },
-        Ignored,                         // a blank line, or a response: we never ask
-        BadNotification { why: String }, // it gets no answer, as no notification does
+        Ignored,                                                   // a blank line, or a response: we never ask
+        BadNotification { why: String },                           // it gets no answer, as no notification does
+        Batch { members: Vec<Value>, read: fn(Value) -> Message }, // an array; `read` tells what each of them is
         Invalid { id: Option<Value>, code: i64, why: String },
     }
 
@@ -6005,15 +6017,28 @@ mod rpc {
             return Message::Ignored;
         }
         match serde_json::from_slice(line) {
+            Ok(Value::Array(members)) => Message::Batch { members, read: classify_member },
             Ok(value) => classify(value),
             Err(error) => refuse_line(line, format!("not JSON: {error}")),
         }
     }
 
+    pub fn no_object() -> Message {
+        let why = "a message must be an object; where 2025-03-26 was agreed, also an array of 1 to 2,000 of them";
+        invalid(None, why)
+    }
+
+    fn classify_member(value: Value) -> Message {
+        match classify(value) {
+            Message::Request { id, method, .. } if method == "initialize" => {
+                invalid(Some(id), "initialize must come by itself, not in an array")
+            }
+            message => message,
+        }
+    }
+
     fn classify(value: Value) -> Message {
-        let Value::Object(mut members) = value else {
-            return invalid(None, "a message must be an object; batches are not offered");
-        };
+        let Value::Object(mut members) = value else { return no_object() };
         let has_id = members.contains_key("id");
         let id = members.remove("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64());
         if members.remove("jsonrpc") != Some(json!("2.0")) {
@@ -6038,14 +6063,18 @@ mod rpc {
     /// serde_json refuses the escapes of lone surrogates, which JSON allows. The line is read once more with those
     /// replaced, to find out whether somebody waits for an answer, and by which id.
     fn refuse_line(line: &[u8], why: String) -> Message {
-        let Ok(value) = serde_json::from_slice(&replace_lone_surrogates(line)) else {
-            return Message::Invalid { id: None, code: PARSE_ERROR, why };
-        };
+        match serde_json::from_slice(&replace_lone_surrogates(line)) {
+            Ok(Value::Array(members)) => Message::Batch { members, read: refuse_surrogates },
+            Ok(value) => refuse_surrogates(value),
+            Err(_) => Message::Invalid { id: None, code: PARSE_ERROR, why },
+        }
+    }
+
+    fn refuse_surrogates(value: Value) -> Message {
+        let why = "a string holds the escape of a lone surrogate, which is no Unicode text";
         match classify(value) {
-            Message::Request { id, .. } => {
-                invalid(Some(id), "a string holds the escape of a lone surrogate, which is no Unicode text")
-            }
-            Message::Notification { .. } | Message::Ignored => Message::BadNotification { why },
+            Message::Request { id, .. } => invalid(Some(id), why),
+            Message::Notification { .. } | Message::Ignored => Message::BadNotification { why: why.into() },
             refused => refused,
         }
     }
