@@ -42,7 +42,8 @@
 //! The way of a start: `line_up` has the clerk look at files for a call of the tool add_interpreter; later calls for
 //! the same name queue behind it there. `act` then takes the calls in their order: `Server::add_interpreter` has a
 //! keeper thread spawn the process (`launch`), and cells wait. At `ready`, `take_ready` runs the startup script, and
-//! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell.
+//! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell. A call that
+//! asks for another start meanwhile is `held` until this one has succeeded or failed.
 //!
 //! The way of a process's end: `Worker::kill` asks its group to end, by SIGTERM, and `finish_kill` kills it where that
 //! does not help. When its keeper thread has seen it exit (`exited`), what is left of the group gets SIGTERM, and time
@@ -471,8 +472,8 @@ impl Server {
         for name in gone {
             self.reap(&name);
         }
-        // While a call for this name is with the clerk, the end waits: it releases the calls in `Stopping::held`, which
-        // would get ahead of that one.
+        // While a call for this name is with the clerk, the end waits: it releases the calls in `Interpreter::held`,
+        // which would get ahead of that one.
         let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
         let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
         for name in ended {
@@ -513,7 +514,7 @@ impl Server {
         self.front.closing = true;
         for interpreter in self.interpreters.values_mut() {
             interpreter.end_by = Some(until);
-            interpreter.fail_waiting("the server is ending: this cell was not run", &mut self.front);
+            interpreter.fail_all("the server is ending: this cell was not run", &mut self.front);
         }
     }
 
@@ -576,6 +577,7 @@ impl Server {
         interpreter.lose_call(key, is_stream, &mut self.front);
         let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
         interpreter.additions.retain(|addition| addition.key != key);
+        interpreter.held.retain(|(held, _)| *held != key);
         let was_last = had_additions && interpreter.additions.is_empty();
         if was_last && !interpreter.is_up() && interpreter.waiting.is_empty() {
             interpreter.begin_stop(None, false); // nobody else waits for its start
@@ -1444,6 +1446,7 @@ struct Interpreter {
     has_noted_start: bool, // the note that came with `ready` is told once, not at each start
     end_by: Option<Instant>, // its process is to end: an idle worker by itself until then, a busy one at once
     stopping: Option<Stopping>, // it leaves the table when its process has ended
+    held: Vec<(u64, Action)>, // calls that wait for the end of `stopping`, or of the start that another call asked for
 }
 
 #[derive(Default)]
@@ -1495,7 +1498,6 @@ struct Stopping {
     call: Option<StopCall>, // None where `cancel` began this, for nobody waits for its start any more
     removes_saved: bool,    // its saved configuration is still to be removed
     removed: Result<(), String>, // how that went
-    held: Vec<(u64, Action)>, // the calls that came meanwhile
 }
 
 /// A call of stop_interpreter, with the words of its answer.
@@ -1540,12 +1542,11 @@ impl Server {
 
     /// Does what a call asks of an interpreter, now that it is known what is saved and found in the project.
     fn act(&mut self, key: u64, name: String, action: Action, known: KnownInterpreters) {
-        if !self.front.calls.contains_key(&key) {
-            return; // it was cancelled
-        }
-        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
-        if let Some(stopping) = stopping {
-            return stopping.held.push((key, action));
+        let Some(call) = self.front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(name.clone()); // by which `cancel` finds it
+        let interpreter = self.interpreters.get_mut(&name);
+        if let Some(interpreter) = interpreter.filter(|interpreter| interpreter.holds(&action)) {
+            return interpreter.held.push((key, action));
         }
         let done = match action {
             Action::Run { .. } | Action::Follow { .. } | Action::Restart => {
@@ -1627,9 +1628,6 @@ impl Server {
         let before = config.clone();
         let config = config.overlaid_with(given);
         let changed = config != before;
-        if let Some(call) = self.front.calls.get_mut(&key) {
-            call.interpreter = Some(name.clone()); // by which `cancel` finds it
-        }
         let addition = Addition { key, name: name.clone(), config: config.clone(), save, ran, changed };
         let (interpreter, front) = self.interpreter(&name);
         if !ran {
@@ -1718,7 +1716,7 @@ impl Server {
             Some(StopCall { key, process: what, configuration: became.into() }),
             remove && source == Source::Saved,
         );
-        interpreter.fail_waiting("the interpreter was stopped before this cell ran", front);
+        interpreter.fail_all("the interpreter was stopped before this cell ran", front);
         Ok(())
     }
 
@@ -1760,7 +1758,7 @@ impl Server {
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
             self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
         }
-        for (key, action) in stopping.held {
+        for (key, action) in interpreter.held {
             self.line_up(key, name.clone(), action);
         }
     }
@@ -1880,6 +1878,14 @@ impl Interpreter {
         })
     }
 
+    /// Whether a call has to wait: for the end of the process, or where it asks for another start than the one that is
+    /// under way, for that to succeed or fail.
+    fn holds(&self, action: &Action) -> bool {
+        let is_starting = self.runs() && !self.is_up();
+        let differs = matches!(action, Action::Add { given, .. } if *given != self.config);
+        self.stopping.is_some() || (is_starting && differs)
+    }
+
     /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
     fn describe(&self) -> Value {
         let worker = self.worker();
@@ -1916,6 +1922,7 @@ impl Interpreter {
             for addition in mem::take(&mut self.additions) {
                 post(|server| server.save_addition(addition)); // an event, for it needs the whole server
             }
+            self.release_held();
         }
         while self.end_by.is_none() && self.worker().is_some_and(Worker::takes_cells) {
             let Some(cell) = self.waiting.pop_front() else { return };
@@ -1928,6 +1935,19 @@ impl Interpreter {
         }
         if !self.waiting.is_empty() || !self.additions.is_empty() {
             self.launch(front);
+        } else if !self.runs() {
+            self.release_held();
+        }
+    }
+
+    /// A start has succeeded or failed: the calls of add_interpreter that waited for that go on.
+    fn release_held(&mut self) {
+        if self.stopping.is_some() {
+            return; // `finish_stopping` has them go on
+        }
+        for (key, action) in mem::take(&mut self.held) {
+            let name = self.name.clone();
+            post(move |server| server.line_up(key, name, action));
         }
     }
 
@@ -1966,12 +1986,21 @@ impl Interpreter {
             let why = why.to_owned();
             post(move |server| server.addition_failed(addition, &why));
         }
+        self.release_held();
+    }
+
+    /// The same, and no call of add_interpreter is to start it anew.
+    fn fail_all(&mut self, why: &str, front: &mut Frontend) {
+        for (key, _) in mem::take(&mut self.held) {
+            front.fail(key, why);
+        }
+        self.fail_waiting(why, front);
     }
 
     /// Ends the process, and takes the interpreter out of the table when that has happened.
     fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
         self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
-        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()), held: Vec::new() });
+        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()) });
     }
 
     /// Whether it may leave the table now. A process that is still being spawned is not waited for.
@@ -1990,8 +2019,9 @@ impl Interpreter {
         let mut next = now + IDLE_TICK;
         next = next.min(self.answer_late(now, front));
         next = next.min(self.tell_who_waits(now, front));
-        for addition in &self.additions {
-            next = next.min(front.report_progress(addition.key, now, 0, || "starting".into()));
+        let added = self.additions.iter().map(|addition| addition.key);
+        for key in added.chain(self.held.iter().map(|(key, _)| *key)) {
+            next = next.min(front.report_progress(key, now, 0, || "starting".into()));
         }
         let end_by = self.end_by;
         match &mut self.life {

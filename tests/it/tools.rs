@@ -1273,6 +1273,99 @@ fn adds_of_one_name_at_the_same_time_fail_together() {
     assert_eq!(names_listed(&mut server), ["builtin"]);
 }
 
+/// A startup script that announces itself and waits for a file; returns both files.
+fn waiting_script(server: &mut Server, then: &str) -> (String, PathBuf, PathBuf) {
+    let (flag, release) = (server.flag(), server.flag());
+    let script = format!(
+        "import os, time\nopen({flag:?}, 'w').close()\nwhile not os.path.exists({release:?}): time.sleep(0.01)\n{then}"
+    );
+    (script, flag, release)
+}
+
+/// Once all of them were told why the first one had failed.
+#[test]
+fn adds_of_one_name_at_the_same_time_with_different_settings_have_an_outcome_each() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "raise ValueError('of the first')");
+    let adding = |script: &str| json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", adding(&script));
+    server.expect_file(&flag);
+    let same = server.start_call("add_interpreter", adding(&script));
+    let bad = server.start_call("add_interpreter", adding("raise ValueError('of the second')"));
+    let nowhere = server.start_call("add_interpreter", json!({"name": "x", "python_path": "/no/such/python"}));
+    let good = server.start_call("add_interpreter", adding("started = 'by the third'"));
+    let late = server.start_call("add_interpreter", adding("raise ValueError('of the last')"));
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    for (id, word) in [(first, "of the first"), (same, "of the first"), (bad, "of the second"), (nowhere, "/no/such")] {
+        let result = server.wait(id);
+        expect_refusal(&mut server, &result, word, &[word]);
+    }
+    let result = server.wait(good);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    let result = server.wait(late);
+    assert!(!result.is_error && result.text.contains("was running already"), "{}", result.text);
+    assert_eq!(run_in(&mut server, "x", "started"), "'by the third'");
+}
+
+#[test]
+fn an_add_with_another_path_waits_whether_the_first_one_starts() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let other = other_python(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "");
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", adding);
+    server.expect_file(&flag);
+    let second = server.start_call("add_interpreter", json!({"name": "x", "python_path": other}));
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    let result = server.wait(first);
+    assert!(!result.is_error, "{}", result.text);
+    let result = server.wait(second);
+    expect_refusal(&mut server, &result, "the second", &["runs: stop it with stop_interpreter"]);
+    assert_eq!(run_in(&mut server, "x", "1 + 1"), "2");
+}
+
+#[test]
+fn an_add_goes_on_where_the_one_it_waits_for_is_cancelled_or_is_cancelled_itself() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (hanging, mark) = hanging_python(&folder);
+    let first = server.start_call("add_interpreter", json!({"name": "x", "python_path": hanging}));
+    server.expect_file(&mark);
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": "x = 2"});
+    let second = server.start_call("add_interpreter", adding.clone());
+    let third = server.start_call("add_interpreter", adding);
+    server.expect_no_answer();
+    server.cancel(second);
+    server.cancel(first);
+    let result = server.wait(third);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    assert_eq!(run_in(&mut server, "x", "x"), "2");
+    server.expect_no_answer();
+}
+
+#[test]
+fn a_stop_ends_the_adds_that_came_before_it_too() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (hanging, mark) = hanging_python(&folder);
+    let first = server.start_call("add_interpreter", json!({"name": "x", "python_path": hanging}));
+    server.expect_file(&mark);
+    let second = server.start_call("add_interpreter", json!({"name": "x", "python_path": python()}));
+    let stop = server.start_call("stop_interpreter", json!({"name": "x"}));
+    let third = server.start_call("add_interpreter", json!({"name": "x", "python_path": python()}));
+    for id in [first, second] {
+        let result = server.wait(id);
+        expect_refusal(&mut server, &result, "an add before the stop", &["was stopped"]);
+    }
+    assert!(!server.wait(stop).is_error);
+    let result = server.wait(third);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+}
+
 // ---- the order of calls that concern one interpreter ---------------------------------------------------------------
 
 /// Sends calls at once; returns their answers in this order.
