@@ -828,6 +828,17 @@ call, `wait` shows the rest. What a cell of `builtin` \
 imports is installed if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
 named as `interpreter` straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
+/// Under Claude Code they tell of the client. It sets CLAUDECODE for what it starts on its own machine: who the host is
+/// (`find_host`) is not known yet when this is asked.
+fn instructions() -> String {
+    let mut text = INSTRUCTIONS.to_owned();
+    if env::var_os("CLAUDECODE").is_some() {
+        text +=
+            " In the shell, `mcp-py-client` runs code in the same Python: `execute` says how, and where it is better.";
+    }
+    text
+}
+
 /// A JSON-RPC error.
 struct Failure {
     code: i64,
@@ -900,11 +911,11 @@ impl Server {
                 self.agreed = Some(version);
                 self.client = params["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
                 json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
-                       "instructions": INSTRUCTIONS})
+                       "instructions": instructions()})
             }
             ("ping", false) => json!({}),
             ("server/discover", true) => {
-                json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
+                json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": instructions()})
             }
             ("subscriptions/listen", true) => return self.subscribe(id, params),
             ("tools/list", _) => return self.list_tools(id, params, modern),
@@ -1074,53 +1085,60 @@ fn interpreter_in(given: &Object) -> String {
 
 #[rustfmt::skip] // a table
 static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
-    tool("execute", "Execute Python Code", "",
+    tool("execute", "Execute Python Code", "destructive open-world", "",
         Server::execute, &["code"], r#"{
             "code": {"type": "string", "description": "Python source, any number of lines."},
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
             "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "Seconds this call waits for the cell, which then goes on by itself; 0 = only start it."}
+                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."}
         }"#, "\
-Run Python code in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the \
-last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
+Run Python in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the last \
+expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
 matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out \
 or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
-A call may end before a long cell does: it shows the output so far, and `wait` the rest. Output over 25,000 characters \
-is shown with its head and tail and ends with the path of a file that holds all of it."
-    ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX})),
-    tool("wait", "Wait For Python", "read-only", Server::wait, &[], r#"{
+A call may end before a long cell does: the answer shows the output so far, the cell goes on by itself, and the tool \
+`wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
+that holds all of it."
+    ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX, "anthropic/alwaysLoad": true})),
+    tool("wait", "Wait For Python", "read-only", "output of a long Python cell that still runs",
+        Server::wait, &[], r#"{
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "seconds": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "How long to wait; 0 = only look. Default as for execute."}
+                "How long to wait at most; 0 = only look. Default as for `wait` of execute."}
         }"#, "\
 Wait for a cell that goes on by itself after its call of execute ended. Returns what is new as soon as the cell has \
 ended, and at the latest after `seconds`; call it again for the rest."),
-    tool("interrupt", "Interrupt Python", "destructive", Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
+    tool("interrupt", "Interrupt Python", "destructive", "stop a running Python cell",
+        Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
 Interrupt what an interpreter runs, as Ctrl-C does, and return what is new once it has ended. Variables are kept. Code \
 that does not heed interrupts, such as a long call into C, is reported after 10 seconds and goes on."),
-    tool("reset", "Reset Python Scope", "destructive idempotent", Server::reset, &[], r#"{
+    tool("reset", "Reset Python Scope", "destructive idempotent", "clear Python variables, restart Python",
+        Server::reset, &[], r#"{
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "restart": {"type": "boolean", "description":
-                "Start a new process instead, whatever runs. Default false."}
+                "Start a new process instead, even while a cell runs. Default false."}
         }"#, "\
 Delete all variables, functions and imports of an interpreter. Its process goes on, unless restart is true."),
-    tool("list_vars", "List Python Variables", "read-only",
+    tool("list_vars", "List Python Variables", "read-only", "which Python variables are defined",
         |server, key, given| server.run_in(key, given, Request::ListVars), &[], INTERPRETER_ARGUMENT, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
-    tool("get_session_info", "Get Session Info", "read-only", Server::tell_session, &[], "{}", "\
-This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", structure(&[
+    tool("get_session_info", "Get Session Info", "read-only", "Python session: history of cells, output files, socket",
+        Server::tell_session, &[], "{}", "\
+This server's session: host process, project, output directory, file with the history of cells, transcript, uptime."
+    ).with("outputSchema", structure(&[
         ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
         ("string null", "history_path"), ("integer null", "claude_pid host_pid"), ("integer", "server_pid"),
         ("boolean", "verified"),
         ("string", "started_at uptime version"),
     ])),
-    tool("add_interpreter", "Add External Interpreter", "", Server::add, &["name", "python_path"], r#"{
-            "name": {"type": "string", "description": "1 to 64 of A-Z a-z 0-9 . _ -"},
+    tool("add_interpreter", "Add External Interpreter", "", "use another Python or virtual environment",
+        Server::add, &["name", "python_path"], r#"{
+            "name": {"type": "string", "description": "Name to call it by: 1 to 64 of A-Z a-z 0-9 . _ -"},
             "python_path": {"type": "string", "description":
                 "The Python executable; may be relative to the project or start with ~."},
             "cwd": {"type": "string", "description":
@@ -1136,13 +1154,15 @@ Start another Python, such as a project's virtual environment, beside the builti
 `interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
 saved one starts with its saved settings; what is given replaces them for this run."
     ).with("outputSchema", shown_interpreter()),
-    tool("stop_interpreter", "Stop Interpreter", "destructive", Server::stop, &["name"], r#"{
-            "name": {"type": "string", "description": "Which one."},
+    tool("stop_interpreter", "Stop Interpreter", "destructive", "end a Python interpreter that was added",
+        Server::stop, &["name"], r#"{
+            "name": {"type": "string", "description": "Name of the interpreter."},
             "remove": {"type": "boolean", "description": "Also delete its saved configuration. Default false."}
         }"#, "\
 End an interpreter's process: its variables are gone. A saved one stays in the list unless remove is true. The builtin \
 one can't be stopped; use reset."),
-    tool("list_interpreters", "List Interpreters", "read-only", Server::list_interpreters, &[], "{}", "\
+    tool("list_interpreters", "List Interpreters", "read-only", "which Pythons and virtual environments there are",
+        Server::list_interpreters, &[], "{}", "\
 All interpreters: builtin, saved, added in this session, and those found in the project.").with("outputSchema", json!({
         "type": "object", "required": ["result"],
         "properties": {"result": {"type": "array", "items": shown_interpreter()}},
@@ -1150,7 +1170,7 @@ All interpreters: builtin, saved, added in this session, and those found in the 
 ]);
 
 const INTERPRETER_ARGUMENT: &str = r#"{"interpreter": {"type": "string", "description":
-    "Which one, \"builtin\" if left out; see list_interpreters."}}"#;
+    "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."}}"#;
 
 /// The schema of an interpreter as list_interpreters shows it.
 fn shown_interpreter() -> Value {
@@ -1163,12 +1183,14 @@ fn shown_interpreter() -> Value {
     ])
 }
 
-/// An entry of the table: `hints` are the annotations that hold, `required` the arguments that must be given,
-/// `properties` the JSON Schemas of all arguments.
+/// An entry of the table: `hints` are the annotations that hold, `search` is a phrase by which Claude Code finds the
+/// tool, `required` the arguments that must be given, `properties` the JSON Schemas of all arguments.
+#[allow(clippy::too_many_arguments)] // they are the columns of a table
 fn tool(
     name: &str,
     title: &str,
     hints: &str,
+    search: &str,
     run: fn(&mut Server, u64, &Object),
     required: &[&str],
     properties: &str,
@@ -1178,10 +1200,10 @@ fn tool(
     let properties: Value = serde_json::from_str(properties).unwrap_or_default(); // the tests read each of them
     let input =
         json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
-    let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": false,
+    let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": hint("open-world"),
         "destructiveHint": hint("destructive"), "idempotentHint": hint("idempotent") || hint("read-only")});
     let shown = json!({"name": name, "title": title, "description": description, "inputSchema": input,
-        "annotations": annotations});
+        "annotations": annotations, "_meta": {"anthropic/searchHint": search}});
     Tool { shown, run }
 }
 
@@ -1209,8 +1231,11 @@ fn tool_list(host_is_claude: bool) -> Value {
             Some(_) => "mcp-py-client".to_owned(),
             None => format!("{} client", quoted(&own_path().unwrap_or_default())),
         };
-        *text +=
-            &format!(" Code of several lines reads better as `{client} <<'PY' … PY` in the shell: the same Python.");
+        *text += &format!(
+            " The shell reaches the same interpreter by `{client} <<'PY' … PY` or `{client} -c CODE`: better where the \
+             output goes through a pipe, in a background shell, and where a person is to see output live. A person \
+             types `! {client} -c CODE`."
+        );
     }
     list.into()
 }

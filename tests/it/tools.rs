@@ -279,7 +279,7 @@ fn nine_tools_are_listed_with_the_originals_titles_and_annotations() {
     let tools = tools_of(&mut server);
     // name, title, readOnlyHint, destructiveHint, idempotentHint
     let expected = [
-        ("execute", "Execute Python Code", false, false, false),
+        ("execute", "Execute Python Code", false, true, false),
         ("wait", "Wait For Python", true, false, true),
         ("interrupt", "Interrupt Python", false, true, false),
         ("reset", "Reset Python Scope", false, true, true),
@@ -298,7 +298,7 @@ fn nine_tools_are_listed_with_the_originals_titles_and_annotations() {
         assert_eq!(hints["readOnlyHint"], read_only, "{name}");
         assert_eq!(hints["destructiveHint"], destructive, "{name}");
         assert_eq!(hints["idempotentHint"], idempotent, "{name}");
-        assert_eq!(hints["openWorldHint"], false, "{name}");
+        assert_eq!(hints["openWorldHint"], name == "execute", "{name}"); // arbitrary code
     }
 }
 
@@ -362,8 +362,39 @@ fn descriptions_and_instructions_fit_what_hosts_show() {
 fn the_description_of_execute_says_what_a_model_has_to_know() {
     let mut server = start(&Folder::new());
     let description = tool(&mut server, "execute")["description"].as_str().unwrap().to_string();
-    for words in ["persistent", "last expression", "25,000", "head and tail", "file"] {
+    for words in ["persistent", "last expression", "25,000", "head and tail", "file", "`wait` shows the rest"] {
         assert!(description.contains(words), "{words} is missing in {description}");
+    }
+    // Hosts that search for tools go by the first words.
+    assert!(description.starts_with("Run Python in a persistent interpreter. "), "{description}");
+}
+
+/// Claude Code shows a model the names of tools alone, until it searches for one.
+#[test]
+fn claude_code_always_loads_execute_and_finds_the_others_by_a_phrase() {
+    let mut server = start(&Folder::new());
+    for tool in tools_of(&mut server) {
+        let meta = &tool["_meta"];
+        let phrase = meta["anthropic/searchHint"].as_str().unwrap_or_default();
+        if tool["name"] == "execute" {
+            assert_eq!(meta["anthropic/alwaysLoad"], true, "{tool}");
+        } else {
+            assert!(meta.get("anthropic/alwaysLoad").is_none(), "{tool}");
+            assert!((10..60).contains(&phrase.len()) && phrase.contains("Python"), "{tool}");
+        }
+    }
+}
+
+#[test]
+fn the_instructions_tell_of_the_client_where_claude_code_started_the_server() {
+    for (variable, is_told) in [("CLAUDECODE", true), ("UNUSED", false)] {
+        let mut server = start_with(&Folder::new(), |builder| builder.env(variable, "1"));
+        let discovered = server.modern("server/discover", Value::Null)["result"]["instructions"].clone();
+        let instructions = server.initialize()["instructions"].clone();
+        assert_eq!(discovered, instructions);
+        let text = instructions.as_str().unwrap();
+        assert_eq!(text.contains("`mcp-py-client` runs code in the same Python"), is_told, "{text}");
+        assert!(text.chars().count() < 2_000, "{text}");
     }
 }
 
@@ -376,7 +407,7 @@ fn only_execute_tells_claude_code_that_its_results_may_be_long() {
             // 25,000 characters, a traceback and a note of 10,000 each; Claude Code takes 500,000 at most
             assert!((45_000..=500_000).contains(&hint.as_u64().unwrap_or(0)), "{hint}");
         } else {
-            assert!(tool.get("_meta").is_none(), "{tool}");
+            assert!(hint.is_null(), "{tool}");
         }
     }
 }
