@@ -42,7 +42,8 @@
 //! The way of a start: `line_up` has the clerk look at files for a call of the tool add_interpreter; later calls for
 //! the same name queue behind it there. `act` then takes the calls in their order: `Server::add_interpreter` has a
 //! keeper thread spawn the process (`launch`), and cells wait. At `ready`, `take_ready` runs the startup script, and
-//! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell.
+//! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell. A call that
+//! asks for another start meanwhile is `held` until this one has succeeded or failed.
 //!
 //! The way of a process's end: `Worker::kill` asks its group to end, by SIGTERM, and `finish_kill` kills it where that
 //! does not help. When its keeper thread has seen it exit (`exited`), what is left of the group gets SIGTERM, and time
@@ -486,8 +487,8 @@ impl Server {
         for name in gone {
             self.reap(&name);
         }
-        // While a call for this name is with the clerk, the end waits: it releases the calls in `Stopping::held`, which
-        // would get ahead of that one.
+        // While a call for this name is with the clerk, the end waits: it releases the calls in `Interpreter::held`,
+        // which would get ahead of that one.
         let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
         let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
         for name in ended {
@@ -528,7 +529,7 @@ impl Server {
         self.front.closing = true;
         for interpreter in self.interpreters.values_mut() {
             interpreter.end_by = Some(until);
-            interpreter.fail_waiting("the server is ending: this cell was not run", &mut self.front);
+            interpreter.fail_all("the server is ending: this cell was not run", &mut self.front);
         }
     }
 
@@ -591,6 +592,7 @@ impl Server {
         interpreter.lose_call(key, is_stream, &mut self.front);
         let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
         interpreter.additions.retain(|addition| addition.key != key);
+        interpreter.held.retain(|(held, _)| *held != key);
         let was_last = had_additions && interpreter.additions.is_empty();
         if was_last && !interpreter.is_up() && interpreter.waiting.is_empty() {
             interpreter.begin_stop(None, false); // nobody else waits for its start
@@ -841,6 +843,17 @@ call, `wait` shows the rest. What a cell of `builtin` \
 imports is installed if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
 named as `interpreter` straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
+/// Under Claude Code they tell of the client. It sets CLAUDECODE for what it starts on its own machine: who the host is
+/// (`find_host`) is not known yet when this is asked.
+fn instructions() -> String {
+    let mut text = INSTRUCTIONS.to_owned();
+    if env::var_os("CLAUDECODE").is_some() {
+        text +=
+            " In the shell, `mcp-py-client` runs code in the same Python: `execute` says how, and where it is better.";
+    }
+    text
+}
+
 /// A JSON-RPC error.
 struct Failure {
     code: i64,
@@ -854,7 +867,18 @@ fn failure<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 
 impl Server {
     fn take_line(&mut self, line: &[u8]) {
-        match rpc::parse(line) {
+        self.take_message(rpc::parse(line));
+    }
+
+    fn take_message(&mut self, message: rpc::Message) {
+        let has_arrays = self.agreed == Some("2025-03-26"); // no other version has
+        match message {
+            rpc::Message::Batch { members, read } if has_arrays && (1..=CALLS_MAX).contains(&members.len()) => {
+                for member in members {
+                    self.take_message(read(member));
+                }
+            }
+            rpc::Message::Batch { .. } => self.take_message(rpc::no_object()),
             rpc::Message::Request { id, method, params } => {
                 if let Err(Failure { code, message, data }) = self.request(&id, &method, &params) {
                     let message = truncate_middle(&message, NOTE_CHARS_MAX);
@@ -905,11 +929,11 @@ impl Server {
                 self.agreed = Some(version);
                 self.client = params["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
                 json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
-                       "instructions": INSTRUCTIONS})
+                       "instructions": instructions()})
             }
             ("ping", false) => json!({}),
             ("server/discover", true) => {
-                json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS})
+                json!({"supportedVersions": VERSIONS, "capabilities": {"tools": {}}, "instructions": instructions()})
             }
             ("subscriptions/listen", true) => return self.subscribe(id, params),
             ("tools/list", _) => return self.list_tools(id, params, modern),
@@ -1079,53 +1103,60 @@ fn interpreter_in(given: &Object) -> String {
 
 #[rustfmt::skip] // a table
 static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
-    tool("execute", "Execute Python Code", "",
+    tool("execute", "Execute Python Code", "destructive open-world", "",
         Server::execute, &["code"], r#"{
             "code": {"type": "string", "description": "Python source, any number of lines."},
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
             "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "Seconds this call waits for the cell, which then goes on by itself; 0 = only start it."}
+                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."}
         }"#, "\
-Run Python code in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the \
-last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
+Run Python in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the last \
+expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
 matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out \
 or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
-A call may end before a long cell does: it shows the output so far, and `wait` the rest. Output over 25,000 characters \
-is shown with its head and tail and ends with the path of a file that holds all of it."
-    ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX})),
-    tool("wait", "Wait For Python", "read-only", Server::wait, &[], r#"{
+A call may end before a long cell does: the answer shows the output so far, the cell goes on by itself, and the tool \
+`wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
+that holds all of it."
+    ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX, "anthropic/alwaysLoad": true})),
+    tool("wait", "Wait For Python", "read-only", "output of a long Python cell that still runs",
+        Server::wait, &[], r#"{
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "seconds": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "How long to wait; 0 = only look. Default as for execute."}
+                "How long to wait at most; 0 = only look. Default as for `wait` of execute."}
         }"#, "\
 Wait for a cell that goes on by itself after its call of execute ended. Returns what is new as soon as the cell has \
 ended, and at the latest after `seconds`; call it again for the rest."),
-    tool("interrupt", "Interrupt Python", "destructive", Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
+    tool("interrupt", "Interrupt Python", "destructive", "stop a running Python cell",
+        Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
 Interrupt what an interpreter runs, as Ctrl-C does, and return what is new once it has ended. Variables are kept. Code \
 that does not heed interrupts, such as a long call into C, is reported after 10 seconds and goes on."),
-    tool("reset", "Reset Python Scope", "destructive idempotent", Server::reset, &[], r#"{
+    tool("reset", "Reset Python Scope", "destructive idempotent", "clear Python variables, restart Python",
+        Server::reset, &[], r#"{
             "interpreter": {"type": "string", "description":
-                "Which one, \"builtin\" if left out; see list_interpreters."},
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "restart": {"type": "boolean", "description":
-                "Start a new process instead, whatever runs. Default false."}
+                "Start a new process instead, even while a cell runs. Default false."}
         }"#, "\
 Delete all variables, functions and imports of an interpreter. Its process goes on, unless restart is true."),
-    tool("list_vars", "List Python Variables", "read-only",
+    tool("list_vars", "List Python Variables", "read-only", "which Python variables are defined",
         |server, key, given| server.run_in(key, given, Request::ListVars), &[], INTERPRETER_ARGUMENT, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
-    tool("get_session_info", "Get Session Info", "read-only", Server::tell_session, &[], "{}", "\
-This server's session: host process, project, output directory, transcript, uptime.").with("outputSchema", structure(&[
+    tool("get_session_info", "Get Session Info", "read-only", "Python session: history of cells, output files, socket",
+        Server::tell_session, &[], "{}", "\
+This server's session: host process, project, output directory, file with the history of cells, transcript, uptime."
+    ).with("outputSchema", structure(&[
         ("string null", "session_id project_dir socket_path transcript_path output_dir host"),
         ("string null", "history_path"), ("integer null", "claude_pid host_pid"), ("integer", "server_pid"),
         ("boolean", "verified"),
         ("string", "started_at uptime version"),
     ])),
-    tool("add_interpreter", "Add External Interpreter", "", Server::add, &["name", "python_path"], r#"{
-            "name": {"type": "string", "description": "1 to 64 of A-Z a-z 0-9 . _ -"},
+    tool("add_interpreter", "Add External Interpreter", "", "use another Python or virtual environment",
+        Server::add, &["name", "python_path"], r#"{
+            "name": {"type": "string", "description": "Name to call it by: 1 to 64 of A-Z a-z 0-9 . _ -"},
             "python_path": {"type": "string", "description":
                 "The Python executable; may be relative to the project or start with ~."},
             "cwd": {"type": "string", "description":
@@ -1141,13 +1172,15 @@ Start another Python, such as a project's virtual environment, beside the builti
 `interpreter`. With save it is there in later sessions too. A running one may be added again with the same path. A \
 saved one starts with its saved settings; what is given replaces them for this run."
     ).with("outputSchema", shown_interpreter()),
-    tool("stop_interpreter", "Stop Interpreter", "destructive", Server::stop, &["name"], r#"{
-            "name": {"type": "string", "description": "Which one."},
+    tool("stop_interpreter", "Stop Interpreter", "destructive", "end a Python interpreter that was added",
+        Server::stop, &["name"], r#"{
+            "name": {"type": "string", "description": "Name of the interpreter."},
             "remove": {"type": "boolean", "description": "Also delete its saved configuration. Default false."}
         }"#, "\
 End an interpreter's process: its variables are gone. A saved one stays in the list unless remove is true. The builtin \
 one can't be stopped; use reset."),
-    tool("list_interpreters", "List Interpreters", "read-only", Server::list_interpreters, &[], "{}", "\
+    tool("list_interpreters", "List Interpreters", "read-only", "which Pythons and virtual environments there are",
+        Server::list_interpreters, &[], "{}", "\
 All interpreters: builtin, saved, added in this session, and those found in the project.").with("outputSchema", json!({
         "type": "object", "required": ["result"],
         "properties": {"result": {"type": "array", "items": shown_interpreter()}},
@@ -1155,7 +1188,7 @@ All interpreters: builtin, saved, added in this session, and those found in the 
 ]);
 
 const INTERPRETER_ARGUMENT: &str = r#"{"interpreter": {"type": "string", "description":
-    "Which one, \"builtin\" if left out; see list_interpreters."}}"#;
+    "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."}}"#;
 
 /// The schema of an interpreter as list_interpreters shows it.
 fn shown_interpreter() -> Value {
@@ -1168,12 +1201,14 @@ fn shown_interpreter() -> Value {
     ])
 }
 
-/// An entry of the table: `hints` are the annotations that hold, `required` the arguments that must be given,
-/// `properties` the JSON Schemas of all arguments.
+/// An entry of the table: `hints` are the annotations that hold, `search` is a phrase by which Claude Code finds the
+/// tool, `required` the arguments that must be given, `properties` the JSON Schemas of all arguments.
+#[allow(clippy::too_many_arguments)] // they are the columns of a table
 fn tool(
     name: &str,
     title: &str,
     hints: &str,
+    search: &str,
     run: fn(&mut Server, u64, &Object),
     required: &[&str],
     properties: &str,
@@ -1183,10 +1218,10 @@ fn tool(
     let properties: Value = serde_json::from_str(properties).unwrap_or_default(); // the tests read each of them
     let input =
         json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
-    let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": false,
+    let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": hint("open-world"),
         "destructiveHint": hint("destructive"), "idempotentHint": hint("idempotent") || hint("read-only")});
     let shown = json!({"name": name, "title": title, "description": description, "inputSchema": input,
-        "annotations": annotations});
+        "annotations": annotations, "_meta": {"anthropic/searchHint": search}});
     Tool { shown, run }
 }
 
@@ -1214,8 +1249,11 @@ fn tool_list(host_is_claude: bool) -> Value {
             Some(_) => "mcp-py-client".to_owned(),
             None => format!("{} client", quoted(&own_path().unwrap_or_default())),
         };
-        *text +=
-            &format!(" Code of several lines reads better as `{client} <<'PY' … PY` in the shell: the same Python.");
+        *text += &format!(
+            " The shell reaches the same interpreter by `{client} <<'PY' … PY` or `{client} -c CODE`: better where the \
+             output goes through a pipe, in a background shell, and where a person is to see output live. A person \
+             types `! {client} -c CODE`."
+        );
     }
     list.into()
 }
@@ -1451,6 +1489,7 @@ struct Interpreter {
     has_noted_start: bool, // the note that came with `ready` is told once, not at each start
     end_by: Option<Instant>, // its process is to end: an idle worker by itself until then, a busy one at once
     stopping: Option<Stopping>, // it leaves the table when its process has ended
+    held: Vec<(u64, Action)>, // calls that wait for the end of `stopping`, or of the start that another call asked for
 }
 
 #[derive(Default)]
@@ -1502,7 +1541,6 @@ struct Stopping {
     call: Option<StopCall>, // None where `cancel` began this, for nobody waits for its start any more
     removes_saved: bool,    // its saved configuration is still to be removed
     removed: Result<(), String>, // how that went
-    held: Vec<(u64, Action)>, // the calls that came meanwhile
 }
 
 /// A call of stop_interpreter, with the words of its answer.
@@ -1547,12 +1585,11 @@ impl Server {
 
     /// Does what a call asks of an interpreter, now that it is known what is saved and found in the project.
     fn act(&mut self, key: u64, name: String, action: Action, known: KnownInterpreters) {
-        if !self.front.calls.contains_key(&key) {
-            return; // it was cancelled
-        }
-        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
-        if let Some(stopping) = stopping {
-            return stopping.held.push((key, action));
+        let Some(call) = self.front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(name.clone()); // by which `cancel` finds it
+        let interpreter = self.interpreters.get_mut(&name);
+        if let Some(interpreter) = interpreter.filter(|interpreter| interpreter.holds(&action)) {
+            return interpreter.held.push((key, action));
         }
         let done = match action {
             Action::Run { .. } | Action::Follow { .. } | Action::Restart => {
@@ -1634,9 +1671,6 @@ impl Server {
         let before = config.clone();
         let config = config.overlaid_with(given);
         let changed = config != before;
-        if let Some(call) = self.front.calls.get_mut(&key) {
-            call.interpreter = Some(name.clone()); // by which `cancel` finds it
-        }
         let addition = Addition { key, name: name.clone(), config: config.clone(), save, ran, changed };
         let (interpreter, front) = self.interpreter(&name);
         if !ran {
@@ -1725,7 +1759,7 @@ impl Server {
             Some(StopCall { key, process: what, configuration: became.into() }),
             remove && source == Source::Saved,
         );
-        interpreter.fail_waiting("the interpreter was stopped before this cell ran", front);
+        interpreter.fail_all("the interpreter was stopped before this cell ran", front);
         Ok(())
     }
 
@@ -1767,7 +1801,7 @@ impl Server {
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
             self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
         }
-        for (key, action) in stopping.held {
+        for (key, action) in interpreter.held {
             self.line_up(key, name.clone(), action);
         }
     }
@@ -1887,6 +1921,14 @@ impl Interpreter {
         })
     }
 
+    /// Whether a call has to wait: for the end of the process, or where it asks for another start than the one that is
+    /// under way, for that to succeed or fail.
+    fn holds(&self, action: &Action) -> bool {
+        let is_starting = self.runs() && !self.is_up();
+        let differs = matches!(action, Action::Add { given, .. } if *given != self.config);
+        self.stopping.is_some() || (is_starting && differs)
+    }
+
     /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
     fn describe(&self) -> Value {
         let worker = self.worker();
@@ -1923,6 +1965,7 @@ impl Interpreter {
             for addition in mem::take(&mut self.additions) {
                 post(|server| server.save_addition(addition)); // an event, for it needs the whole server
             }
+            self.release_held();
         }
         while self.end_by.is_none() && self.worker().is_some_and(Worker::takes_cells) {
             let Some(cell) = self.waiting.pop_front() else { return };
@@ -1935,6 +1978,19 @@ impl Interpreter {
         }
         if !self.waiting.is_empty() || !self.additions.is_empty() {
             self.launch(front);
+        } else if !self.runs() {
+            self.release_held();
+        }
+    }
+
+    /// A start has succeeded or failed: the calls of add_interpreter that waited for that go on.
+    fn release_held(&mut self) {
+        if self.stopping.is_some() {
+            return; // `finish_stopping` has them go on
+        }
+        for (key, action) in mem::take(&mut self.held) {
+            let name = self.name.clone();
+            post(move |server| server.line_up(key, name, action));
         }
     }
 
@@ -1973,12 +2029,21 @@ impl Interpreter {
             let why = why.to_owned();
             post(move |server| server.addition_failed(addition, &why));
         }
+        self.release_held();
+    }
+
+    /// The same, and no call of add_interpreter is to start it anew.
+    fn fail_all(&mut self, why: &str, front: &mut Frontend) {
+        for (key, _) in mem::take(&mut self.held) {
+            front.fail(key, why);
+        }
+        self.fail_waiting(why, front);
     }
 
     /// Ends the process, and takes the interpreter out of the table when that has happened.
     fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
         self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
-        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()), held: Vec::new() });
+        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()) });
     }
 
     /// Whether it may leave the table now. A process that is still being spawned is not waited for.
@@ -1997,8 +2062,9 @@ impl Interpreter {
         let mut next = now + IDLE_TICK;
         next = next.min(self.answer_late(now, front));
         next = next.min(self.tell_who_waits(now, front));
-        for addition in &self.additions {
-            next = next.min(front.report_progress(addition.key, now, 0, || "starting".into()));
+        let added = self.additions.iter().map(|addition| addition.key);
+        for key in added.chain(self.held.iter().map(|(key, _)| *key)) {
+            next = next.min(front.report_progress(key, now, 0, || "starting".into()));
         }
         let end_by = self.end_by;
         match &mut self.life {
@@ -3774,6 +3840,24 @@ def make():
         return "the builtin's environment was damaged: it was made anew, without what was installed there"
     return ''
 
+# In the shell of a cell `pip` is the base's, run by this environment's Python; where the base has none, ensurepip's.
+# What would have it install elsewhere is taken away.
+PIP = '''#!/bin/sh
+python=${0%/*}/python
+unset PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
+export PIP_USER=0
+"$python" -I -c 'import pip' 2>/dev/null || "$python" -I -m ensurepip --default-pip >&2
+exec "$python" -I -m pip "$@"
+'''
+
+def add_pip():
+    for name in ('pip', 'pip3'):
+        path = os.path.join(env, 'bin', name)
+        if not os.path.exists(path):  # an early version made none, and pip may have put its own there
+            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o755)
+            os.write(file, PIP.encode())
+            os.close(file)
+
 if not bootstrap:
     state = '' if is_good() else ' (will be made at the first start)'
     os.write(1, os.fsencode('Python %s, %s\0%s%s' % (version, real, env, state)))
@@ -3788,6 +3872,10 @@ try:
                 os.remove(os.path.join(folder, name))
         except OSError:
             pass  # another server has removed it, perhaps
+    try:
+        add_pip()
+    except OSError:
+        pass  # the environment can't be written: all but `pip` works
     os.execv(python, [python, '-c', bootstrap, env, note])
 except Exception as error:
     note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
@@ -6151,8 +6239,9 @@ mod rpc {
     pub enum Message {
         Request { id: Value, method: String, params: Value },
         Notification { method: String, params: Value },
-        Ignored,                         // a blank line, or a response: we never ask
-        BadNotification { why: String }, // it gets no answer, as no notification does
+        Ignored,                                                   // a blank line, or a response: we never ask
+        BadNotification { why: String },                           // it gets no answer, as no notification does
+        Batch { members: Vec<Value>, read: fn(Value) -> Message }, // an array; `read` tells what each of them is
         Invalid { id: Option<Value>, code: i64, why: String },
     }
 
@@ -6178,15 +6267,28 @@ mod rpc {
             return Message::Ignored;
         }
         match serde_json::from_slice(line) {
+            Ok(Value::Array(members)) => Message::Batch { members, read: classify_member },
             Ok(value) => classify(value),
             Err(error) => refuse_line(line, format!("not JSON: {error}")),
         }
     }
 
+    pub fn no_object() -> Message {
+        let why = "a message must be an object; where 2025-03-26 was agreed, also an array of 1 to 2,000 of them";
+        invalid(None, why)
+    }
+
+    fn classify_member(value: Value) -> Message {
+        match classify(value) {
+            Message::Request { id, method, .. } if method == "initialize" => {
+                invalid(Some(id), "initialize must come by itself, not in an array")
+            }
+            message => message,
+        }
+    }
+
     fn classify(value: Value) -> Message {
-        let Value::Object(mut members) = value else {
-            return invalid(None, "a message must be an object; batches are not offered");
-        };
+        let Value::Object(mut members) = value else { return no_object() };
         let has_id = members.contains_key("id");
         let id = members.remove("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64());
         if members.remove("jsonrpc") != Some(json!("2.0")) {
@@ -6211,14 +6313,18 @@ mod rpc {
     /// serde_json refuses the escapes of lone surrogates, which JSON allows. The line is read once more with those
     /// replaced, to find out whether somebody waits for an answer, and by which id.
     fn refuse_line(line: &[u8], why: String) -> Message {
-        let Ok(value) = serde_json::from_slice(&replace_lone_surrogates(line)) else {
-            return Message::Invalid { id: None, code: PARSE_ERROR, why };
-        };
+        match serde_json::from_slice(&replace_lone_surrogates(line)) {
+            Ok(Value::Array(members)) => Message::Batch { members, read: refuse_surrogates },
+            Ok(value) => refuse_surrogates(value),
+            Err(_) => Message::Invalid { id: None, code: PARSE_ERROR, why },
+        }
+    }
+
+    fn refuse_surrogates(value: Value) -> Message {
+        let why = "a string holds the escape of a lone surrogate, which is no Unicode text";
         match classify(value) {
-            Message::Request { id, .. } => {
-                invalid(Some(id), "a string holds the escape of a lone surrogate, which is no Unicode text")
-            }
-            Message::Notification { .. } | Message::Ignored => Message::BadNotification { why },
+            Message::Request { id, .. } => invalid(Some(id), why),
+            Message::Notification { .. } | Message::Ignored => Message::BadNotification { why: why.into() },
             refused => refused,
         }
     }

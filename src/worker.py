@@ -76,7 +76,17 @@ NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb ch
     parser pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure
     google mpl_toolkits ruamel zope""".split()
 PID, MAIN_THREAD = getpid(), get_ident()
-os.environ.setdefault("MPLBACKEND", "agg")
+# What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
+DEFAULTS = {"MPLBACKEND": "agg", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "EDITOR": "true",
+            "GIT_TERMINAL_PROMPT": "0", "PAGER": "cat", "COLUMNS": "160"}
+for variable, value in DEFAULTS.items():
+    os.environ.setdefault(variable, value)
+# As `activate` does: `python`, `pip` and `pytest` in a shell of a cell are this interpreter's.
+os.environ.pop("VIRTUAL_ENV", None)
+if sys.prefix != sys.base_prefix:
+    os.environ["VIRTUAL_ENV"] = sys.prefix
+if sys.executable:
+    os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", os.defpath)
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
 
 installs = count(1)  # numbers of requests for an install

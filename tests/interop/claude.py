@@ -174,7 +174,7 @@ with tempfile.TemporaryDirectory(prefix="mcp-py-claude-") as folder:
     check("a structured result", json.loads(listed[0])["result"][0]["name"] == "builtin", listed)
     check("the client's exit code", left[0].startswith("Exit code 3"), left)
     check("the model reads our instructions", "One persistent Python." in whole and "add_interpreter` adds any other Python." in whole, whole[:8000])
-    check("and of the client", "reads better as `mcp-py-client <<'PY'" in whole, whole[:8000])
+    check("and of the client", "reaches the same interpreter by `mcp-py-client <<'PY'" in whole, whole[:8000])
     eventually("nothing is left running", lambda: not processes_with(folder))
     check("nor in /tmp", not os.path.exists(ours["socket_path"]) and not os.path.exists(ours["output_dir"]), ours)
 

@@ -345,6 +345,39 @@ fn under_pythonsafepath_the_project_itself_is_first_on_the_import_path() {
     check(&mut server, &format!("import sys; sys.path[0] if sys.version_info >= (3, 11) else {expected}"), &expected);
 }
 
+#[test]
+fn programs_that_would_wait_for_a_person_do_not() {
+    const NAMES: &str = "GIT_EDITOR GIT_SEQUENCE_EDITOR EDITOR GIT_TERMINAL_PROMPT PAGER COLUMNS";
+    let code = format!("import os; ' '.join(os.environ[name] for name in '{NAMES}'.split())");
+    check(&mut Server::start(), &code, "'true true true 0 cat 160'");
+    let mut server = Server::with(|builder| NAMES.split(' ').fold(builder, |builder, name| builder.env(name, "mine")));
+    check(&mut server, &code, "'mine mine mine mine mine mine'");
+}
+
+#[test]
+fn git_commits_nothing_without_a_message_and_asks_nobody() {
+    if Command::new("git").arg("--version").output().is_err() {
+        return;
+    }
+    let mut server = Server::start();
+    let code = "
+        import os, subprocess
+        os.environ.update(GIT_CONFIG_NOSYSTEM='1', GIT_AUTHOR_NAME='a', GIT_AUTHOR_EMAIL='a@b', GIT_COMMITTER_NAME='a')
+        os.environ['GIT_COMMITTER_EMAIL'] = 'a@b'
+        def git(*words): return subprocess.run(['git', *words], stdout=-1, stderr=-2, text=True)
+        done = git('init'), open('f', 'w').close(), git('add', 'f')
+        ";
+    check(&mut server, code, "");
+    check(&mut server, "git('commit').returncode, 'empty commit message' in git('commit').stdout", "(1, True)");
+    check(&mut server, "git('commit', '-m', 'one').returncode, git('commit', '--amend').returncode", "(0, 0)");
+    check(&mut server, "git('commit', '--allow-empty', '-m', 'two').returncode", "0");
+    check(
+        &mut server,
+        "git('rebase', '-i', 'HEAD~1').returncode, git('log', '--format=%s').stdout",
+        r"(0, 'two\none\n')",
+    );
+}
+
 /// Modules of the standard library whose namesakes in a project are likely, or would do harm.
 #[rustfmt::skip]
 const NAMESAKES: [&str; 34] = [

@@ -337,6 +337,67 @@ fn settings_of_where_to_look_hold_and_those_of_where_to_put_it_do_not() {
     assert!(text.contains(&told) && !text.contains("elsewhere"), "{text}");
 }
 
+// ---- the shells of cells -------------------------------------------------------------------------------------------
+
+#[test]
+fn pip_in_a_shell_of_a_cell_is_the_bases_and_installs_into_the_environment() {
+    let folder = Folder::new();
+    let base = base_with_pip(&folder);
+    let start = || {
+        Server::with(|builder| {
+            let builder = with_uv(&folder, builder).env("MCP_PY_PYTHON", &base);
+            builder.env("PIP_USER", "1").env("PIP_TARGET", "elsewhere").env("PIP_CERT", "here")
+        })
+    };
+    let mut server = start();
+    for pip in ["pip", "pip3"] {
+        let code = format!("import os; os.popen('{pip} install one two three zz_demo 2>&1').read()");
+        check(&mut server, &code, r"'pip PIP_CERT=here PIP_USER=0 three zz_demo\n'");
+    }
+    server.finish(DEADLINE);
+    // Environments that earlier versions made lack it.
+    let env = environments(&folder).remove(0);
+    fs::remove_file(env.join("bin/pip")).unwrap();
+    let mut server = start();
+    let pip = format!("'{}\\n'", env.join("bin/pip").display());
+    check(&mut server, "import os; os.popen('command -v pip').read()", &pip);
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+}
+
+#[test]
+fn where_the_base_has_no_pip_the_shell_of_a_cell_gets_one_or_says_why_not() {
+    let folder = Folder::new();
+    let base = venv(&folder, "base", &[]).join("bin/python");
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("MCP_PY_PYTHON", &base));
+    let text = server.ok("import os; print(os.popen('pip --version 2>&1').read())");
+    let env = environments(&folder).remove(0);
+    let is_own = text.contains(&format!("from {}/lib/", env.display()));
+    assert!(is_own || text.contains("ensurepip"), "{text}");
+}
+
+#[test]
+fn python_in_a_shell_of_a_cell_is_the_interpreters_own() {
+    let folder = Folder::new();
+    let mine = venv(&folder, "mine", &[]);
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("VIRTUAL_ENV", "/nowhere"));
+    let plain = Command::new(python()).args(["-c", "import sys; print(sys._base_executable)"]).output().unwrap();
+    let plain = PathBuf::from(String::from_utf8(plain.stdout).unwrap().trim());
+    for (name, path) in [("mine", &mine.join("bin/python")), ("plain", &plain)] {
+        server.call("add_interpreter", json!({"name": name, "python_path": path}));
+    }
+    let env = environments_when_made(&mut server);
+    let plains = plain.parent().unwrap().to_path_buf();
+    let expected =
+        [("builtin", env.join("bin"), Some(&env)), ("mine", mine.join("bin"), Some(&mine)), ("plain", plains, None)];
+    for (interpreter, bin, environment) in expected {
+        let code = "import os, shutil, sys; print(os.environ['PATH'].split(':')[0], os.environ.get('VIRTUAL_ENV'), \
+                    os.popen('python3 -c \"import sys; print(sys.prefix)\"').read().strip() == sys.prefix)";
+        let result = server.call("execute", json!({"code": code, "interpreter": interpreter}));
+        let environment = environment.map_or("None".into(), |path| path.display().to_string());
+        assert_eq!(result.text, format!("{} {environment} True", bin.display()), "{interpreter}");
+    }
+}
+
 /// Otherwise half a package would stay, and every later import would find it.
 #[test]
 fn a_pip_that_has_begun_to_copy_files_is_let_finish() {
@@ -675,7 +736,8 @@ fn the_builtin_is_one_process_that_sees_nothing_of_how_it_was_started() {
         let added = "sorted(n for n in os.environ if 'MCP' in n or 'ENV' in n.upper() or 'BOOT' in n)";
         let text = server.ok(added);
         assert!(text.contains("'MCP_PY_INTERPRETER'") && !text.contains("BOOT"), "{text}");
-        check(&mut server, "[n for n in os.environ if 'python_interpreter/env-' in os.environ[n]]", "[]");
+        let text = server.ok("sorted(n for n in os.environ if 'python_interpreter/env-' in os.environ[n])");
+        assert_eq!(text, "['PATH', 'VIRTUAL_ENV']", "for the shells of cells");
         server.finish(DEADLINE);
     }
     assert_eq!(fs::read_to_string(&pids).unwrap().lines().count(), 2);

@@ -884,7 +884,8 @@ fn json_that_is_no_request_gets_silence_in_older_sessions_unless_it_has_an_id() 
     for version in SILENT_VERSIONS {
         let mut server = Server::start();
         server.initialize_as(version);
-        for line in NO_REQUEST_WITHOUT_ID {
+        let is_served = |line: &str| version == WITH_ARRAYS && line.starts_with("[{");
+        for line in NO_REQUEST_WITHOUT_ID.into_iter().filter(|line| !is_served(line)) {
             server.send_raw(format!("{line}\n").as_bytes());
             server.expect_no_answer();
         }
@@ -894,6 +895,125 @@ fn json_that_is_no_request_gets_silence_in_older_sessions_unless_it_has_an_id() 
             assert_eq!(message["id"].to_string(), id, "{line}: {message}");
             expect_error(&mut server, &message, -32600);
         }
+    }
+}
+
+// ---- arrays of messages, which 2025-03-26 alone has -----------------------------------------------------------------
+
+const WITH_ARRAYS: &str = "2025-03-26";
+
+fn server_with_arrays() -> Server {
+    let mut server = Server::start();
+    server.initialize_as(WITH_ARRAYS);
+    server
+}
+
+fn a_call(id: Value, code: &str) -> Value {
+    let params = json!({"name": "execute", "arguments": {"code": code}});
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
+}
+
+#[test]
+fn each_message_of_an_array_is_served_by_itself_and_answered_by_itself() {
+    let mut server = server_with_arrays();
+    server.send(&json!([
+        a_call(json!("a"), "import time; time.sleep(0.3); x = 20"),
+        a_call(json!("b"), "x + 1"),
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 9, "result": {}},
+        {"jsonrpc": "2.0", "id": "p", "method": "ping"},
+        {"jsonrpc": "2.0", "id": "u", "method": "no/such"},
+    ]));
+    let first = [server.recv(DEADLINE), server.recv(DEADLINE)];
+    assert_eq!(first[0], json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
+    assert_eq!(first[1]["id"], "u");
+    expect_error(&mut server, &first[1], -32601);
+    let told = server.response("b");
+    assert_eq!(told["result"]["content"][0]["text"], "21", "{told}");
+    server.response("a");
+    server.expect_no_answer();
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "long"}});
+    server.send(&json!([a_call(json!("long"), "while True: pass"), cancelled]));
+    assert_eq!(server.ok("x"), "20");
+}
+
+#[test]
+fn an_array_is_refused_in_any_other_session() {
+    for version in SILENT_VERSIONS.into_iter().chain([LEGACY]).filter(|version| *version != WITH_ARRAYS) {
+        let mut server = Server::start();
+        server.initialize_as(version);
+        let before = server.stderr().len();
+        server.send(&json!([a_call(json!("a"), "ran = 1")]));
+        if version == LEGACY {
+            expect_error_without_id(&mut server, -32600);
+        }
+        server.expect_no_answer();
+        expect_more_stderr(&mut server, before);
+        assert_eq!(server.call("list_vars", json!({})).text, "No variables defined");
+    }
+}
+
+#[test]
+fn initialize_is_never_part_of_an_array() {
+    let mut server = server_with_arrays();
+    let params = json!({"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}});
+    server.send(&json!([
+        {"jsonrpc": "2.0", "id": "i", "method": "initialize", "params": params},
+        {"jsonrpc": "2.0", "id": "p", "method": "ping"},
+    ]));
+    let refused = server.recv(DEADLINE);
+    assert_eq!(refused["id"], "i");
+    expect_error(&mut server, &refused, -32600);
+    assert_eq!(server.recv(DEADLINE)["id"], "p");
+    server.send(&json!([{"jsonrpc": "2.0", "id": "q", "method": "ping"}])); // arrays are still taken
+    assert_eq!(server.recv(DEADLINE)["id"], "q");
+}
+
+#[test]
+fn what_is_no_message_in_an_array_is_refused_by_itself() {
+    let mut server = server_with_arrays();
+    for (line, id) in NO_REQUEST_WITH_ID {
+        let ping = "{\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}";
+        server.send_raw(format!("[1,{line},[{ping}],null,{ping}]\n").as_bytes());
+        let message = server.recv(DEADLINE);
+        assert_eq!(message["id"].to_string(), id, "{line}: {message}");
+        expect_error(&mut server, &message, -32600);
+        assert_eq!(server.recv(DEADLINE), json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
+        server.expect_no_answer(); // that schema has no error without an id
+    }
+    server.send_raw(b"[{\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"x\",\"params\":{\"y\":\"\\ud800\"}}]\n");
+    let message = server.recv(DEADLINE);
+    assert_eq!(message["id"], 5);
+    assert!(message["error"]["message"].as_str().unwrap().contains("surrogate"), "{message}");
+}
+
+#[test]
+fn the_limits_on_requests_hold_for_those_of_arrays() {
+    let mut server = server_with_arrays();
+    let pings =
+        |count: usize| Value::from_iter((0..count).map(|id| json!({"jsonrpc": "2.0", "id": id, "method": "ping"})));
+    server.send(&pings(2_001));
+    server.expect_no_answer();
+    server.send(&pings(2_000));
+    for id in 0..2_000 {
+        assert_eq!(server.recv(DEADLINE)["id"], id);
+    }
+    let (flag, release) = (server.flag(), server.flag());
+    let code = format!(
+        "open({flag:?}, 'w').close()\nimport os, time\nwhile not os.path.exists({release:?}): time.sleep(0.01)"
+    );
+    let first = server.start_exec(&code);
+    server.expect_file(&flag);
+    server.send(&Value::from_iter((0..1_010).map(|number| a_call(json!(format!("c{number}")), "1"))));
+    for number in 1_000..1_010 {
+        let told = server.response(format!("c{number}"));
+        let text = told["result"]["content"][0]["text"].as_str().unwrap_or_default();
+        assert!(text.contains("1000 cells are waiting already"), "{told}");
+    }
+    std::fs::write(&release, "").unwrap();
+    server.wait(first);
+    for number in 0..1_000 {
+        server.response(format!("c{number}"));
     }
 }
 

@@ -443,6 +443,7 @@ fn only_a_claude_is_told_of_the_client_and_by_a_name_that_works() {
         let name = if on_path { "mcp-py-client".into() } else { format!("{} client", binary().display()) };
         let told = description.contains(&format!("`{name} <<'PY' … PY`"));
         assert_eq!(told, host == "claude", "{host}: {description}");
+        assert_eq!(description.contains(&format!("`! {name} -c CODE`")), told, "{host}: {description}");
         assert!(description.chars().count() < 2_000);
         assert_eq!(server.request("tools/list", Value::Null)["result"]["tools"][0], execute, "it varies");
     }

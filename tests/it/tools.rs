@@ -279,7 +279,7 @@ fn nine_tools_are_listed_with_the_originals_titles_and_annotations() {
     let tools = tools_of(&mut server);
     // name, title, readOnlyHint, destructiveHint, idempotentHint
     let expected = [
-        ("execute", "Execute Python Code", false, false, false),
+        ("execute", "Execute Python Code", false, true, false),
         ("wait", "Wait For Python", true, false, true),
         ("interrupt", "Interrupt Python", false, true, false),
         ("reset", "Reset Python Scope", false, true, true),
@@ -298,7 +298,7 @@ fn nine_tools_are_listed_with_the_originals_titles_and_annotations() {
         assert_eq!(hints["readOnlyHint"], read_only, "{name}");
         assert_eq!(hints["destructiveHint"], destructive, "{name}");
         assert_eq!(hints["idempotentHint"], idempotent, "{name}");
-        assert_eq!(hints["openWorldHint"], false, "{name}");
+        assert_eq!(hints["openWorldHint"], name == "execute", "{name}"); // arbitrary code
     }
 }
 
@@ -362,8 +362,39 @@ fn descriptions_and_instructions_fit_what_hosts_show() {
 fn the_description_of_execute_says_what_a_model_has_to_know() {
     let mut server = start(&Folder::new());
     let description = tool(&mut server, "execute")["description"].as_str().unwrap().to_string();
-    for words in ["persistent", "last expression", "25,000", "head and tail", "file"] {
+    for words in ["persistent", "last expression", "25,000", "head and tail", "file", "`wait` shows the rest"] {
         assert!(description.contains(words), "{words} is missing in {description}");
+    }
+    // Hosts that search for tools go by the first words.
+    assert!(description.starts_with("Run Python in a persistent interpreter. "), "{description}");
+}
+
+/// Claude Code shows a model the names of tools alone, until it searches for one.
+#[test]
+fn claude_code_always_loads_execute_and_finds_the_others_by_a_phrase() {
+    let mut server = start(&Folder::new());
+    for tool in tools_of(&mut server) {
+        let meta = &tool["_meta"];
+        let phrase = meta["anthropic/searchHint"].as_str().unwrap_or_default();
+        if tool["name"] == "execute" {
+            assert_eq!(meta["anthropic/alwaysLoad"], true, "{tool}");
+        } else {
+            assert!(meta.get("anthropic/alwaysLoad").is_none(), "{tool}");
+            assert!((10..60).contains(&phrase.len()) && phrase.contains("Python"), "{tool}");
+        }
+    }
+}
+
+#[test]
+fn the_instructions_tell_of_the_client_where_claude_code_started_the_server() {
+    for (variable, is_told) in [("CLAUDECODE", true), ("UNUSED", false)] {
+        let mut server = start_with(&Folder::new(), |builder| builder.env(variable, "1"));
+        let discovered = server.modern("server/discover", Value::Null)["result"]["instructions"].clone();
+        let instructions = server.initialize()["instructions"].clone();
+        assert_eq!(discovered, instructions);
+        let text = instructions.as_str().unwrap();
+        assert_eq!(text.contains("`mcp-py-client` runs code in the same Python"), is_told, "{text}");
+        assert!(text.chars().count() < 2_000, "{text}");
     }
 }
 
@@ -376,7 +407,7 @@ fn only_execute_tells_claude_code_that_its_results_may_be_long() {
             // 25,000 characters, a traceback and a note of 10,000 each; Claude Code takes 500,000 at most
             assert!((45_000..=500_000).contains(&hint.as_u64().unwrap_or(0)), "{hint}");
         } else {
-            assert!(tool.get("_meta").is_none(), "{tool}");
+            assert!(hint.is_null(), "{tool}");
         }
     }
 }
@@ -1271,6 +1302,99 @@ fn adds_of_one_name_at_the_same_time_fail_together() {
     }
     expect_nothing_but_the_server(&mut server);
     assert_eq!(names_listed(&mut server), ["builtin"]);
+}
+
+/// A startup script that announces itself and waits for a file; returns both files.
+fn waiting_script(server: &mut Server, then: &str) -> (String, PathBuf, PathBuf) {
+    let (flag, release) = (server.flag(), server.flag());
+    let script = format!(
+        "import os, time\nopen({flag:?}, 'w').close()\nwhile not os.path.exists({release:?}): time.sleep(0.01)\n{then}"
+    );
+    (script, flag, release)
+}
+
+/// Once all of them were told why the first one had failed.
+#[test]
+fn adds_of_one_name_at_the_same_time_with_different_settings_have_an_outcome_each() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "raise ValueError('of the first')");
+    let adding = |script: &str| json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", adding(&script));
+    server.expect_file(&flag);
+    let same = server.start_call("add_interpreter", adding(&script));
+    let bad = server.start_call("add_interpreter", adding("raise ValueError('of the second')"));
+    let nowhere = server.start_call("add_interpreter", json!({"name": "x", "python_path": "/no/such/python"}));
+    let good = server.start_call("add_interpreter", adding("started = 'by the third'"));
+    let late = server.start_call("add_interpreter", adding("raise ValueError('of the last')"));
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    for (id, word) in [(first, "of the first"), (same, "of the first"), (bad, "of the second"), (nowhere, "/no/such")] {
+        let result = server.wait(id);
+        expect_refusal(&mut server, &result, word, &[word]);
+    }
+    let result = server.wait(good);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    let result = server.wait(late);
+    assert!(!result.is_error && result.text.contains("was running already"), "{}", result.text);
+    assert_eq!(run_in(&mut server, "x", "started"), "'by the third'");
+}
+
+#[test]
+fn an_add_with_another_path_waits_whether_the_first_one_starts() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let other = other_python(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "");
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", adding);
+    server.expect_file(&flag);
+    let second = server.start_call("add_interpreter", json!({"name": "x", "python_path": other}));
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    let result = server.wait(first);
+    assert!(!result.is_error, "{}", result.text);
+    let result = server.wait(second);
+    expect_refusal(&mut server, &result, "the second", &["runs: stop it with stop_interpreter"]);
+    assert_eq!(run_in(&mut server, "x", "1 + 1"), "2");
+}
+
+#[test]
+fn an_add_goes_on_where_the_one_it_waits_for_is_cancelled_or_is_cancelled_itself() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (hanging, mark) = hanging_python(&folder);
+    let first = server.start_call("add_interpreter", json!({"name": "x", "python_path": hanging}));
+    server.expect_file(&mark);
+    let adding = json!({"name": "x", "python_path": python(), "startup_script": "x = 2"});
+    let second = server.start_call("add_interpreter", adding.clone());
+    let third = server.start_call("add_interpreter", adding);
+    server.expect_no_answer();
+    server.cancel(second);
+    server.cancel(first);
+    let result = server.wait(third);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    assert_eq!(run_in(&mut server, "x", "x"), "2");
+    server.expect_no_answer();
+}
+
+#[test]
+fn a_stop_ends_the_adds_that_came_before_it_too() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (hanging, mark) = hanging_python(&folder);
+    let first = server.start_call("add_interpreter", json!({"name": "x", "python_path": hanging}));
+    server.expect_file(&mark);
+    let second = server.start_call("add_interpreter", json!({"name": "x", "python_path": python()}));
+    let stop = server.start_call("stop_interpreter", json!({"name": "x"}));
+    let third = server.start_call("add_interpreter", json!({"name": "x", "python_path": python()}));
+    for id in [first, second] {
+        let result = server.wait(id);
+        expect_refusal(&mut server, &result, "an add before the stop", &["was stopped"]);
+    }
+    assert!(!server.wait(stop).is_error);
+    let result = server.wait(third);
+    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
 }
 
 // ---- the order of calls that concern one interpreter ---------------------------------------------------------------
