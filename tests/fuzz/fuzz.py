@@ -287,6 +287,10 @@ def late_requests(binary, request):
     server.end()
 
 
+# Ahead of it may stand what the cell of somebody who went away had printed.
+GOOD_ANSWER = rb'"result":"(\[mcp-py: cell \d+ was cancelled; [^"]*\]\\n)*42"'
+
+
 def socket_bytes(binary, rng, count):
     server = Server(binary)
     server.call("execute", code="1")
@@ -315,9 +319,9 @@ def socket_bytes(binary, rng, count):
         check_response(data, answer_of(path, data, rng, rng.choice((1, 1, 1, 2, 7))), complete)
         if number % BATCH == 0:
             came = answer_of(path, good, rng, half_close=False)
-            if b'"result":"42"' not in came:
+            if not re.search(GOOD_ANSWER, came):
                 fail("the next good request", came)
-    if b'"result":"42"' not in answer_of(path, good, rng):
+    if not re.search(GOOD_ANSWER, answer_of(path, good, rng)):
         fail("the last good request")
     rss = server.at_rest((0, before[1] + 1, before[2] + 2, before[3]))
     server.end()

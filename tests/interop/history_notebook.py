@@ -1,6 +1,6 @@
 """The history of a session as a notebook: jupytext converts it, and nbclient runs it.
 
-    python3 notebook.py SERVER        needs PyPI `jupytext`, `nbclient` and `ipykernel`
+    python3 history_notebook.py SERVER        needs PyPI `jupytext`, `nbclient` and `ipykernel`
 """
 import json
 import os
