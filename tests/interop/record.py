@@ -2,10 +2,11 @@
 
     python3 record.py FILE COMMAND [ARGUMENT ...]
 
-FILE gets one JSON object a line: {"dir": "in" | "out", "line": TEXT}, "in" being what the server reads. Bytes are passed
-on as they come, before any decoding. A line to the server is written down just before it is passed on and a line from
-it just after, so a request always stands before its answer. Bytes that are not UTF-8 become lone surrogates
-(surrogateescape), an unfinished last line gets "partial": true. Standard library only.
+FILE gets one JSON object a line: {"dir": "in" | "out", "line": TEXT}, "in" being what the server reads. PID in its name
+becomes the number of this process, for a server that is started several times. Bytes are passed on as they come, before
+any decoding. A line to the server is written down just before it is passed on and a line from it just after, so a
+request always stands before its answer. Bytes that are not UTF-8 become lone surrogates (surrogateescape), an
+unfinished last line gets "partial": true. Standard library only.
 """
 import json
 import os
@@ -69,7 +70,7 @@ def to_server(log, fd):
 
 
 def main():
-    path, command = sys.argv[1], sys.argv[2:]
+    path, command = sys.argv[1].replace("PID", str(os.getpid())), sys.argv[2:]
     log = Log(path)
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 
+from hosts import check, failed, passed
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from training_loop import (CANCELLED, ENDED_ELSEWHERE, EPOCHS, INTERRUPTED, LATE_SECONDS_MAX, RUNS_ON, STILL_RUNS, TIMED_OUT, Account,
-                           check, check_gone, ended, failed, is_out, loop, passed)
+                           check_gone, ended, is_out, loop)
 
 VERSION = importlib.metadata.version("mcp")
 OLD = VERSION.startswith("1.")

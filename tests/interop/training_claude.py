@@ -15,69 +15,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-from training_loop import (EPOCHS, EPOCHS_STOPPED, LOSSES, SESSION_SECONDS_MAX, Account, Agent, Handler, check, check_cancelled,
-                           check_in_pieces, check_interrupts, check_left_behind, check_losses, check_stopped, in_pieces, interrupts,
-                           left_behind, loop, passed, stopped, value)
+from hosts import Messages, check, claude_blocks, claude_texts, of_claude, passed
+from training_loop import (EPOCHS, EPOCHS_STOPPED, LOSSES, SESSION_SECONDS_MAX, Account, Agent, check_cancelled, check_in_pieces,
+                           check_interrupts, check_left_behind, check_losses, check_stopped, in_pieces, interrupts, left_behind, loop,
+                           stopped, value)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES, SERVER, RECORDINGS = (os.path.abspath(path) for path in sys.argv[1:4])
 CLAUDE = str(next(Path(MODULES).glob("node_modules/@anthropic-ai/claude-code-linux-*/claude")))
 VERSION = json.loads(Path(MODULES, "node_modules/@anthropic-ai/claude-code/package.json").read_text())["version"]
-TOOL = "mcp__python-interpreter__"
 DRIVEN = ["--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
 PIECE = 20  # seconds
 
 
-class Answer(Handler):
-    """The Messages API, as far as it takes."""
-
-    def do_POST(self):
-        request = self.asked()
-        done = len(results(request))
-        of_the_agent = bool(request.get("tools"))  # Claude Code also has the model write titles
-        if of_the_agent:
-            self.server.requests.append(request)
-        start = {"type": "text", "text": ""}
-        delta = {"type": "text_delta", "text": "done"}
-        stop = {"stop_reason": "end_turn"}
-        if of_the_agent and done < len(self.server.script):
-            tool, given = self.server.script[done]
-            start = {"type": "tool_use", "id": "toolu_%03d" % done, "name": TOOL + tool, "input": {}}
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(given)}
-            stop = {"stop_reason": "tool_use"}
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None,
-                   "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}
-        self.stream([
-            {"type": "message_start", "message": message},
-            {"type": "content_block_start", "index": 0, "content_block": start},
-            {"type": "content_block_delta", "index": 0, "delta": delta},
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 1}},
-            {"type": "message_stop"}])
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-
-    do_GET = do_HEAD
-
-
-def blocks(request):
-    """The results of the tool calls, as they are in a request to the model."""
-    contents = [message["content"] for message in request.get("messages", ()) if isinstance(message["content"], list)]
-    return [block for content in contents for block in content if block["type"] == "tool_result"]
-
-
-def results(request):
-    """Their texts. To an error of a tool that the model has not searched for, Claude Code adds its schema."""
-    contents = [block["content"] for block in blocks(request)]
-    texts = [content if isinstance(content, str) else "".join(part.get("text", "") for part in content) for content in contents]
-    return [text.split("\n\nThis tool's input schema was not in your prompt")[0] for text in texts]
-
-
 class Claude(Agent):
     def __init__(self, name, script_of, driven=False, **server_env):
-        super().__init__("Claude Code %s, %s" % (VERSION, name), script_of, Answer, results)
+        def script(mark):
+            return [of_claude(tool, **given) for tool, given in script_of(mark)]
+
+        super().__init__("Claude Code %s, %s" % (VERSION, name), script, Messages, claude_texts)
         record = os.path.join(RECORDINGS, "training-claude-%s-%s.jsonl" % (VERSION, name.replace(" ", "-")))
         server = {"command": sys.executable, "args": [os.path.join(HERE, "record.py"), record, SERVER, "server"], "env": server_env}
         config = json.dumps({"mcpServers": {"python-interpreter": server}})
@@ -93,7 +49,7 @@ class Claude(Agent):
         self.process.stdin.flush()
 
     def errors(self):
-        return [bool(block.get("is_error")) for block in blocks(self.model.requests[-1])]
+        return [bool(block.get("is_error")) for block in claude_blocks(self.model.requests[-1])]
 
 
 def check_one_call(claude):

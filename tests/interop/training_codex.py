@@ -15,9 +15,10 @@ import signal
 import sys
 from pathlib import Path
 
-from training_loop import (EPOCHS_STOPPED, LATE_SECONDS_MAX, LOSSES, SESSION_SECONDS_MAX, STILL_RUNS, Account, Agent, Handler, check,
-                           check_cancelled, check_in_pieces, check_interrupts, check_left_behind, check_losses, check_stopped, ended,
-                           in_pieces, interrupts, left_behind, loop, passed, stopped)
+from hosts import Responses, check, codex_texts, of_codex, passed
+from training_loop import (EPOCHS_STOPPED, LATE_SECONDS_MAX, LOSSES, SESSION_SECONDS_MAX, STILL_RUNS, Account, Agent, check_cancelled,
+                           check_in_pieces, check_interrupts, check_left_behind, check_losses, check_stopped, ended, in_pieces,
+                           interrupts, left_behind, loop, stopped)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES, SERVER, RECORDINGS = (os.path.abspath(path) for path in sys.argv[1:4])
@@ -43,34 +44,12 @@ default_tools_approval_mode = "approve"
 """
 
 
-class Answer(Handler):
-    """The Responses API, as far as it takes."""
-
-    def do_POST(self):
-        request = self.asked()
-        self.server.requests.append(request)
-        done = len(results(request))
-        item = {"type": "message", "role": "assistant", "id": "msg", "content": [{"type": "output_text", "text": "done"}]}
-        if done < len(self.server.script):
-            tool, given = self.server.script[done]
-            item = {"type": "function_call", "namespace": "mcp__python_interpreter", "name": tool, "call_id": "call_%d" % done,
-                    "arguments": json.dumps(given)}
-        usage = {"input_tokens": 1, "input_tokens_details": None, "output_tokens": 1, "output_tokens_details": None, "total_tokens": 2}
-        self.stream([
-            {"type": "response.created", "response": {"id": "response_%d" % done}},
-            {"type": "response.output_item.done", "output_index": 0, "item": item},
-            {"type": "response.completed", "response": {"id": "response_%d" % done, "usage": usage}}])
-
-
-def results(request):
-    """The texts that the tool calls came to; the first part of each says how long it took."""
-    outputs = [item["output"] for item in request["input"] if item["type"] == "function_call_output"]
-    return [output if isinstance(output, str) else "\n".join(part["text"] for part in output[1:]) for output in outputs]
-
-
 class Codex(Agent):
     def __init__(self, name, script_of, limit=None, **server_env):
-        super().__init__("Codex, %s" % name, script_of, Answer, results)
+        def script(mark):
+            return [of_codex(tool, **given) for tool, given in script_of(mark)]
+
+        super().__init__("Codex, %s" % name, script, Responses, codex_texts)
         record = os.path.join(RECORDINGS, "training-codex-%s.jsonl" % name.replace(" ", "-"))
         words = [os.path.join(HERE, "record.py"), record, SERVER, "server"]
         server_env["MCP_PY_PYTHON"] = sys.executable  # here, for Codex hands on little of its own environment

@@ -3,8 +3,6 @@
 Shared by training.py, training_claude.py and training_codex.py.
 """
 import atexit
-import http.server
-import json
 import os
 import re
 import shutil
@@ -12,9 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from pathlib import Path
+
+from hosts import Model, check, processes_with
 
 EPOCHS = 180  # of the long loop, which prints a line a second
 EPOCHS_STOPPED = 30  # of a loop of an agent that never comes to its end
@@ -22,19 +20,6 @@ LATE_SECONDS_MAX = 8  # for an answer, on a loaded machine
 GONE_SECONDS_MAX = 2.5  # from the end of a session until nothing of it runs
 SESSION_SECONDS_MAX = 90.0  # for an agent with short loops
 LINE = re.compile(r"epoch \d+ loss \d\.\d{4}")
-passed = []
-failed = []
-
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with all that is done at an exit
-
-
-def check(what, good, came=None):
-    if not good:
-        failed.append(what)
-        print("FAILED: %s\n%s" % (what, came), flush=True)
-        sys.exit(1)
-    passed.append(what)
-    print("  ok: %s" % what, flush=True)
 
 
 def loop(epochs, mark):
@@ -101,18 +86,6 @@ class Account:
         check("%s: %d lines in all" % (self.who, epochs), self.lines == epochs, self.lines)
 
 
-def processes_with(text):
-    """The living processes that have a text in their environment, without this one."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and int(entry.name) != os.getpid() and text.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            pass  # it has ended, or is another user's
-    return found
-
-
 def left_in(folder):
     """What a session leaves behind that had this folder as its TMPDIR."""
     return processes_with(folder) + [name for name in os.listdir(folder) if name.startswith("python-interpreter-mcp-py-")]
@@ -123,31 +96,6 @@ def check_gone(who, folder, since):
     while left_in(folder) and time.monotonic() < since + GONE_SECONDS_MAX:
         time.sleep(0.02)
     check("%s: nothing is left after %.1f s" % (who, time.monotonic() - since), not left_in(folder), left_in(folder))
-
-
-class Model(http.server.ThreadingHTTPServer):
-    """A model that says what a script says. How, is for the handler to know."""
-
-    def __init__(self, script, handler):
-        super().__init__(("127.0.0.1", 0), handler)
-        self.script = script
-        self.requests = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def asked(self):
-        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def stream(self, events):
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for event in events:
-            self.wfile.write(("event: %s\ndata: %s\n\n" % (event["type"], json.dumps(event))).encode())
-
-    def log_message(self, *_):
-        pass
 
 
 class Agent:
