@@ -128,6 +128,22 @@ def index(kind, path, base):
         check("%s installs %s from the index, %.1f s" % (kind, package, time.monotonic() - began), good, text)
 
 
+SAMPLE = "dotenv slugify socks absl cpuinfo shapefile decouple barcode nmap usb serial jwt markdown_it pythonjsonlogger"
+
+
+def names(base):
+    """Some rows of the worker's table, held against what the index serves: the packages have these modules."""
+    worker = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../src/worker.py"), encoding="utf-8").read()
+    table = dict(row.split("=", 1) for row in worker.split("PACKAGES = ")[1].split('"""')[1].split())
+    target = os.path.join(FOLDER, "names")
+    packages = [table[module] for module in SAMPLE.split()]
+    command = [base, "-m", "pip", "install", "-q", "--no-deps", "--target", target, "--retries", "3", *packages]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    there = {entry.split(".")[0] for entry in os.listdir(target)} if ended.returncode == 0 else set()
+    missing = [module for module in SAMPLE.split() if module not in there]
+    check("%d packages of the table have the modules that it says" % len(packages), not missing, (missing, ended.stderr))
+
+
 def sides(png):
     return struct.unpack(">II", png[16:24]) if png[:8] == b"\x89PNG\r\n\x1a\n" else None
 
@@ -193,6 +209,7 @@ def main():
         wheelhouse(kind, path, python)
     for kind, path in tools.items():
         index(kind, path, python)
+    names(python)
     if os.geteuid() == 0:
         for kind, path in tools.items():
             offline(kind, path, python)
