@@ -4017,7 +4017,8 @@ impl Interpreter {
             return self.installed(number, Err(why), front);
         }
         let name = self.name.clone();
-        let what_for = if package == module { String::new() } else { format!(" for {module}") };
+        let what_for =
+            if package.split('[').next() == Some(&*module) { String::new() } else { format!(" for {module}") };
         let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
         if let Some((events, peer)) = front.events(cell.reader()) {
             events.send(peer, json!({ "note": format!("[mcp-py: installing {package}{what_for} …]") }));

@@ -506,10 +506,10 @@ def install(name):
 
 def note_what_was_replaced(dist_info):
     """Says which modules of a package, just installed, had been loaded from elsewhere or in another version."""
-    files = [line.split(",")[0] for line in lines_of(f"{dist_info}/RECORD")]
-    for name, module in list(modules.items()):
+    files = {line.split(",")[0] for line in lines_of(f"{dist_info}/RECORD")}
+    for name in list(modules):
         is_in_it = f"{name}.py" in files or f"{name}/__init__.py" in files
-        version = getattr(module, "__dict__", {}).get("__version__")
+        version = getattr(modules.get(name), "__dict__", {}).get("__version__")
         if is_in_it and name[0] != "_" and not dist_info.endswith(f"-{version}.dist-info"):
             install_notes.append(f"{name} was loaded before the install brought another one: this process goes on with "
                                  "the old one, reset(restart=true) starts anew with the new one")

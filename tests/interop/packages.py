@@ -68,17 +68,17 @@ class Server:
         self.process.wait(10)
 
 
-def make_wheel(folder, name):
-    info, module = "%s-1.0.dist-info" % name, "x = 41 + 1\n"
+def make_wheel(folder, name, version="1.0", requires=""):
+    info, module = "%s-%s.dist-info" % (name, version), "x = 41 + 1\n"
     files = {
         name + ".py": module,
-        info + "/METADATA": "Metadata-Version: 2.1\nName: %s\nVersion: 1.0\n" % name,
+        info + "/METADATA": "Metadata-Version: 2.1\nName: %s\nVersion: %s\n%s" % (name, version, requires),
         info + "/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     digest = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
     rows = ["%s,sha256=%s,%d" % (path, digest(text), len(text)) for path, text in files.items()]
     files[info + "/RECORD"] = "\n".join([*rows, info + "/RECORD,,", ""])
-    with zipfile.ZipFile(os.path.join(folder, name + "-1.0-py3-none-any.whl"), "w") as wheel:
+    with zipfile.ZipFile(os.path.join(folder, "%s-%s-py3-none-any.whl" % (name, version)), "w") as wheel:
         for path, text in files.items():
             wheel.writestr(path, text)
 
@@ -109,6 +109,10 @@ def wheelhouse(kind, path, base):
         check("%s: an install waits for another server's" % kind, not early, early)
         texts = [server.answer()[0] for server in (one, other)]
         check("%s: two servers that need one package both get it" % kind, all(text.endswith("42") for text in texts), texts)
+        one.run("import zz_older; import zz_old")
+        text = one.run("import zz_newer")
+        check("%s: what replaces a loaded package says so" % kind, "zz_newer 1.0, zz" in text and "\n[mcp-py: zz_old was loaded "
+              "before the install brought another one: " in text and "zz_newer was" not in text, text)
         text = one.run("import zz_no_such_wheel")
         check("%s: what no wheel has is an import error" % kind, "zz_no_such_wheel could not be installed: " in text
               and text.endswith("ModuleNotFoundError: No module named 'zz_no_such_wheel'"), text)
@@ -199,6 +203,9 @@ def main():
     os.makedirs(os.path.join(FOLDER, "wheels"))
     for name in ("zz_demo", "zz_both"):
         make_wheel(os.path.join(FOLDER, "wheels"), name)
+    for name, version, requires in (("zz_old", "1.0", ""), ("zz_old", "2.0", ""), ("zz_older", "1.0", "Requires-Dist: zz_old<2\n"),
+                                    ("zz_newer", "1.0", "Requires-Dist: zz_old>=2\n")):
+        make_wheel(os.path.join(FOLDER, "wheels"), name, version, requires)
     base = os.path.join(FOLDER, "base")  # as Debian's python3 with python3-pip has it, and matplotlib beside it
     venv.create(base, with_pip=True)
     python = os.path.join(base, "bin/python")

@@ -195,7 +195,26 @@ fn packages_are_asked_for_by_their_own_names() {
     );
     failure(&mut server, "import sklearn");
     failure(&mut server, "import cv2");
-    assert_eq!(asked(&server), ["pillow", "scikit-learn", "opencv-python-headless"]);
+    let text = server.exec("import dask").text;
+    has(&mut server, &text, &["[mcp-py: installed dask"]);
+    lacks(&mut server, &text, &[" for dask]"]);
+    failure(&mut server, "import pyximport"); // it comes with Cython
+    let packages = ["pillow", "scikit-learn", "opencv-python-headless", "dask[distributed]", "Cython"];
+    assert_eq!(asked(&server), packages);
+}
+
+#[test]
+fn a_client_is_told_what_is_being_installed_and_for_what_where_the_names_differ() {
+    let mut server = start();
+    let socket = server.call("get_session_info", json!({})).structured["socket_path"].clone();
+    let code = "import zz_demo; import PIL";
+    let mut client = Command::new(crate::client::binary());
+    let output = client.args(["client", "--socket", socket.as_str().unwrap(), "-c", code]).output().unwrap();
+    let told =
+        "[mcp-py: installing zz_demo …]\n[mcp-py: installed zz_demo 1.5]\n[mcp-py: installing pillow for PIL …]\n\
+        [mcp-py: installed pillow 1.5 for PIL]\n";
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with(told), "{text}");
 }
 
 #[test]
@@ -620,8 +639,8 @@ fn a_missing_module_that_led_to_the_error_is_named_too() {
     let mut server = start();
     let code = "def chained():\n    try:\n        import zz_engine\n    except ImportError as error:\n        \
         raise RuntimeError('no engine') from error\ndef during():\n    try:\n        import zz_engine\n    \
-        except ImportError:\n        raise ValueError('no engine')\ndef hidden():\n    try:\n        import zz_engine\n    \
-        except ImportError:\n        raise ImportError('get zz_engine') from None\n";
+        except ImportError:\n        raise ValueError('no engine')\ndef hidden():\n    try:\n        \
+        import zz_engine\n    except ImportError:\n        raise ImportError('get zz_engine') from None\n";
     fs::write(server.folder().project().join("needy.py"), code).unwrap();
     for call in ["chained", "during", "hidden"] {
         let text = failure(&mut server, &format!("import needy; needy.{call}()"));
@@ -668,6 +687,13 @@ fn a_hint_names_an_installer_that_is_there() {
         });
         let text = failure(&mut server, "import PIL");
         has(&mut server, &text, &["[mcp-py: PIL is not installed (MCP_PY_AUTO_INSTALL is off); to install it: ", how]);
+        let text = failure(&mut server, "import dask");
+        let how = how.replace("pillow", "'dask[distributed]'");
+        has(
+            &mut server,
+            &text,
+            &["[mcp-py: dask is not installed (MCP_PY_AUTO_INSTALL is off); to install it: ", &how],
+        );
     }
 }
 
@@ -721,9 +747,9 @@ const SERVED: &str = "\
     vl-convert-python:vl_convert vtk:vtkmodules weaviate-client:weaviate websocket-client:websocket \
     Wikipedia-API:wikipediaapi wrf-python:wrf wxPython:wx zipline-reloaded:zipline";
 /// Names that are most often looked for under another package, or none.
-const COMMONEST: &str = "PIL cv2 sklearn yaml bs4 dateutil dotenv docx fitz jwt Crypto git serial magic hydra grpc kafka \
-    socks jose decouple tree snappy osgeo ldap telegram socketio community stl barcode whisper ffmpeg pdfminer absl skopt \
-    talib shapefile rest_framework nmap cpuinfo vl_convert dask pyximport";
+const COMMONEST: &str = "PIL cv2 sklearn yaml bs4 dateutil dotenv docx fitz jwt Crypto git serial magic hydra grpc \
+    kafka socks jose decouple tree snappy osgeo ldap telegram socketio community stl barcode whisper ffmpeg pdfminer \
+    absl skopt talib shapefile rest_framework nmap cpuinfo vl_convert dask pyximport";
 
 /// The text in three quotes behind a word of worker.py.
 fn list_in_worker(start: &str) -> Vec<&'static str> {
