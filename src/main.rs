@@ -2135,12 +2135,13 @@ impl Interpreter {
                     self.take_picture(front);
                 }
             }
-            Frame::Install { number, name } => {
-                if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            Frame::Look { number } => self.look_around(number),
+            Frame::Install { number, name, package } => {
+                if !package.starts_with(|first: char| first.is_ascii_alphanumeric()) {
                     return false; // an installer may take it for an option
                 }
                 self.read_what_is_there(front);
-                self.install(number, name, front);
+                self.install(number, name, package, front);
             }
             Frame::Done(done) => return self.cell_ended(done, front),
         }
@@ -2212,13 +2213,11 @@ impl Interpreter {
         // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
         self.read_what_is_there(front);
         self.take_result(&done.result, true, front);
-        let hint = done.missing.map(|module| self.how_to_install(&module));
         let Some(worker) = self.worker_mut() else { return false };
         let Some(cell) = worker.take_cell() else { return false };
         worker.partial_picture.clear();
         let is_script = cell.key == STARTUP_SCRIPT;
         let mut end = done.end;
-        end.notes.extend(hint);
         if let Some(interrupt) = &cell.interrupt {
             end.exit = interrupt.exit;
             let kept = if cell.number.is_some() { "; the variables are kept" } else { "" }; // reset had begun, perhaps
@@ -2793,7 +2792,8 @@ enum Frame {
     Ready { version: String, environment: Option<PathBuf>, note: Option<String> },
     Part(String),
     Image { data: String, more: bool },
-    Install { number: u64, name: String },
+    Look { number: u64 },
+    Install { number: u64, name: String, package: String },
     Done(Done),
 }
 
@@ -2801,7 +2801,6 @@ enum Frame {
 struct Done {
     result: String, // its last part
     end: CellEnd,
-    missing: Option<String>, // a module that was not found, and for which no `install` was sent
 }
 
 impl Frame {
@@ -2809,6 +2808,7 @@ impl Frame {
     fn parse(line: &[u8]) -> Option<Frame> {
         let frame: Object = serde_json::from_slice(line).ok()?;
         let owned = |name: &str| text(&frame, name).map(str::to_owned);
+        let number = frame.get("number").and_then(Value::as_u64);
         Some(match text(&frame, "op")? {
             "ready" => Frame::Ready {
                 version: owned("version")?,
@@ -2817,7 +2817,8 @@ impl Frame {
             },
             "part" => Frame::Part(owned("text")?),
             "image" => Frame::Image { data: owned("data")?, more: flag(&frame, "more") },
-            "install" => Frame::Install { number: frame.get("number")?.as_u64()?, name: owned("name")? },
+            "look" => Frame::Look { number: number? },
+            "install" => Frame::Install { number: number?, name: owned("name")?, package: owned("package")? },
             "done" => {
                 let notes = frame.get("notes").and_then(Value::as_array).into_iter().flatten();
                 let end = CellEnd {
@@ -2825,7 +2826,7 @@ impl Frame {
                     exit: frame.get("exit").and_then(Value::as_i64).unwrap_or(1) as i32,
                     notes: notes.filter_map(Value::as_str).map(str::to_owned).collect(),
                 };
-                Frame::Done(Done { result: owned("result").unwrap_or_default(), end, missing: owned("missing") })
+                Frame::Done(Done { result: owned("result").unwrap_or_default(), end })
             }
             _ => return None,
         })
@@ -3771,8 +3772,9 @@ fn remove_the_dead() {
 // ── 9. The builtin's environment and packages ────────────────────────────────────────────────────────────────────────
 //
 // The builtin runs in a venv of its own, made once from the base Python. The base's packages are visible in it, and
-// installs do not touch the base. When a cell imports a module that no finder finds, the worker asks the server, and uv
-// or pip installs it (worker.py decides for which modules).
+// installs do not touch the base. When a cell imports a module that no finder finds, the worker asks where the project
+// and its environments are, looks there, and may then ask for an install: uv or pip makes it. worker.py decides which
+// modules are installed, and has the names of their packages.
 
 /// `BASE -I -S -c ENVIRONMENT FOLDER BOOTSTRAP LC_CTYPE`: the base Python finds its environment in the folder, makes or
 /// mends it if need be, and becomes the environment's Python by exec(3). That Python runs the bootstrap with two
@@ -3881,15 +3883,6 @@ except Exception as error:
     note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
     os.execv(base, [base, '-c', bootstrap, '', note])
 "#;
-
-/// Packages that are not called as what is imported.
-const PACKAGES: &str = "PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image yaml=PyYAML \
-    bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary aws_cdk=aws-cdk-lib \
-    attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx fitz=PyMuPDF \
-    git=GitPython jwt=PyJWT Crypto=pycryptodome Bio=biopython magic=python-magic MySQLdb=mysqlclient zmq=pyzmq \
-    pkg_resources=setuptools<81 faiss=faiss-cpu umap=umap-learn dns=dnspython websocket=websocket-client \
-    slugify=python-slugify imblearn=imbalanced-learn googleapiclient=google-api-python-client github=PyGithub \
-    nacl=PyNaCl pywt=PyWavelets";
 
 /// How installers say that there is no network.
 const OFFLINE_SIGNS: [&str; 9] = [
@@ -4002,10 +3995,6 @@ fn says_one_of(text: &str, signs: &[&str]) -> bool {
     signs.iter().any(|sign| text.contains(sign))
 }
 
-fn package_of(module: &str) -> &str {
-    PACKAGES.split(' ').find_map(|pair| pair.strip_prefix(module)?.strip_prefix('=')).unwrap_or(module)
-}
-
 /// Installs a package into the environment, by uv or else by the pip that the environment sees. Returns its name and
 /// version, and those of what came with it. Another server's install is waited for.
 fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool) -> Result<String, String> {
@@ -4031,7 +4020,7 @@ fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool)
             return Err(format!("{lead}{}", last_lines(&finished.output)));
         }
     }
-    Err("there is neither uv nor pip: install one of them".into())
+    Err("there is neither uv nor pip: install uv, or pip for this Python (Debian: apt install python3-pip)".into())
 }
 
 /// Whether a setting is in our environment whose name starts with one of these.
@@ -4068,7 +4057,7 @@ fn installer_command(uv: Option<PathBuf>, environment: &Path, package: &str) -> 
 
 /// uv says ` + name==version`, pip `Successfully installed name-version …`, each in its own spelling of the name.
 fn what_was_installed(output: &str, package: &str) -> String {
-    let package = package.split('<').next().unwrap_or_default();
+    let package = package.split(['<', '[']).next().unwrap_or_default();
     let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
     let mut installed = Vec::new();
     for line in output.lines().map(str::trim_start) {
@@ -4104,28 +4093,48 @@ impl Interpreter {
         }
     }
 
-    /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
-    fn install(&mut self, number: u64, module: String, front: &mut Frontend) {
-        let Some(environment) = self.installs_into().cloned() else {
-            return self.installed(number, Err(self.how_to_install(&module)), front);
+    /// The worker misses a module: tells it where that may be, which the clerk knows, and what can be done.
+    fn look_around(&self, number: u64) {
+        let name = self.name.clone();
+        let installs = self.installs_into().is_some();
+        let look = move |surroundings: &Surroundings| {
+            let project = &surroundings.project.dir;
+            let roots = environments(project).into_iter();
+            let roots: Vec<_> = roots.map(|(name, root)| json!([name, root.to_string_lossy()])).collect();
+            json!({
+                "op": "looked", "number": number, "project": project.to_string_lossy(), "environments": roots,
+                "uv": find_program("uv").is_some(), "installs": installs,
+            })
         };
-        let package = package_of(&module).to_owned();
+        let answer = move |server: &mut Server, looked: Value| {
+            if let Some(worker) = server.interpreters.get_mut(&name).and_then(Interpreter::worker_mut) {
+                worker.send(format!("{looked}\n").as_bytes());
+            }
+        };
+        post(move |server| server.ask_clerk(None, look, answer));
+    }
+
+    /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
+    fn install(&mut self, number: u64, module: String, package: String, front: &mut Frontend) {
+        let Some(environment) = self.installs_into().cloned() else { return }; // which it was told (look_around)
         let offline_for = front.offline_since.map(|at| at.elapsed());
         if let Some(since) = offline_for.filter(|since| *since < scaled(OFFLINE_MEMORY)) {
             let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
             return self.installed(number, Err(why), front);
         }
         let name = self.name.clone();
+        let what_for =
+            if package.split('[').next() == Some(&*module) { String::new() } else { format!(" for {module}") };
         let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
         if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send(peer, json!({ "note": format!("[mcp-py: installing {package} for {module} …]") }));
+            events.send(peer, json!({ "note": format!("[mcp-py: installing {package}{what_for} …]") }));
         }
         let key = cell.key;
         let is_cancelled = Arc::new(AtomicBool::new(false));
         cell.installer = Some(CancelOnDrop(is_cancelled.clone()));
         let work = move || {
             let outcome = match install_package(&environment, &package, &is_cancelled) {
-                Ok(installed) => Ok(format!("installed {installed} for {module}")),
+                Ok(installed) => Ok(format!("installed {installed}{what_for}")),
                 Err(why) => Err(format!("{package} could not be installed: {why}")),
             };
             post(move |server| server.installer_ended(&name, key, number, outcome));
@@ -4148,15 +4157,6 @@ impl Interpreter {
             cell.note(text, front);
         }
         worker.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
-    }
-
-    /// What to tell of a missing module: how it can be installed.
-    fn how_to_install(&self, module: &str) -> String {
-        if self.installs_into().is_some() {
-            return format!("{module} is not installed; `import {module}` in a cell installs it");
-        }
-        let python = self.worker().map(|worker| quoted(&worker.python)).unwrap_or_default();
-        format!("{module} is not installed; to install it: uv pip install --python {python} {}", package_of(module))
     }
 
     /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
@@ -4349,8 +4349,8 @@ fn look_up(action: Action, project: &Path) -> (Action, KnownInterpreters) {
     (action, known_interpreters(project))
 }
 
-/// Looks for what can be started by its name. Nothing is run for that.
-fn known_interpreters(project: &Path) -> KnownInterpreters {
+/// The environments in the project and those that are active: how they are called here, and their folders.
+fn environments(project: &Path) -> Vec<(&'static str, PathBuf)> {
     let variable = |name: &str| env::var_os(name).unwrap_or_default();
     let places = [
         (".venv", OsString::from(".venv")),
@@ -4358,15 +4358,19 @@ fn known_interpreters(project: &Path) -> KnownInterpreters {
         ("virtualenv", variable("VIRTUAL_ENV")),
         ("conda", variable("CONDA_PREFIX")),
     ];
+    let places = places.into_iter().filter(|(_, place)| !place.is_empty());
+    let roots = places.map(|(name, place)| (name, project.join(place)));
+    roots.filter(|(_, root)| root.join("bin/python").is_file()).collect()
+}
+
+/// Looks for what can be started by its name. Nothing is run for that.
+fn known_interpreters(project: &Path) -> KnownInterpreters {
     let mut known = KnownInterpreters::default();
     let builtin = Config { python_path: base_python().ok(), ..Config::default() };
     known.by_name.insert(BUILTIN.to_owned(), Known::new(Source::Builtin, builtin));
-    for (name, place) in places {
-        let python = project.join(&place).join("bin/python");
-        if !place.is_empty() && python.is_file() {
-            let config = Config { python_path: Some(python), ..Config::default() };
-            known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
-        }
+    for (name, root) in environments(project) {
+        let config = Config { python_path: Some(root.join("bin/python")), ..Config::default() };
+        known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
     }
     let saved = match load_saved() {
         Ok(saved) => saved.list,

@@ -10,14 +10,17 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
     server -> worker   {"op": "run", "number": n, "code": text}       a cell
                        {"op": "startup", "code": text}                the startup script
                        {"op": "list_vars"}, {"op": "reset"}
+                       {"op": "looked", "number": n, "project": path, "environments": [[name, path]], "uv": bool,
+                        "installs": bool}          the answer to `look`: `installs` says whether we may ask for them
                        {"op": "installed", "number": n, "done": bool}    the answer to `install`
     worker -> server   {"op": "ready", "version": text, "environment": path or null, "note": text or null}
                        once, first: where packages may be installed, and what there is to say of that
-                       {"op": "install", "number": n, "name": text}      a cell imports what nobody finds
+                       {"op": "look", "number": n}           where the project is, and what environments it has
+                       {"op": "install", "number": n, "name": text, "package": text}
+                                                          a cell imports what nobody finds
                        {"op": "image", "data": base64, "more": bool}     a PNG, in pieces
                        {"op": "part", "text": text}        the beginning of a long result, in pieces of PART_CHARS
-                       {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text],
-                        "missing": name or null}           a module that was not found, for which no `install` was sent
+                       {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text]}
 
 Output travels in the pipes that descriptors 1 and 2 are. `done` is sent after all that the cell wrote was flushed into
 them: they hold the whole of it (I4). End of file on the control socket means: leave. The worker starts no thread (I7).
@@ -39,7 +42,7 @@ from _frozen_importlib_external import PathFinder
 from _signal import SIG_DFL, SIGALRM, SIGINT, SIGIO, SIGKILL, alarm, getsignal, signal
 from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
 from time import monotonic
 from traceback import TracebackException, walk_stack
@@ -67,14 +70,74 @@ PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server ref
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
+LOOKS_MAX = 100  # causes of an error, and folders of a possible package, that are looked at
 RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever catches these expects a failure
-# Modules of other versions and systems, and namespaces that many packages share: no index has them under that name.
+# Modules of other versions and systems: no index has them under that name.
 NO_PACKAGE = """aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt
     distutils formatter graphlib imghdr imp lib2to3 macpath mailcap msilib msvcrt nis nntplib nt ossaudiodev
-    parser pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo azure
-    google mpl_toolkits ruamel zope""".split()
+    parser pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu winreg winsound xdrlib zoneinfo""".split()
+# Names under which an index has a stranger's package, or none, and why they are not installed.
+REFUSED = (
+    ("many projects have a module of their own of this name; add its folder to sys.path",
+     """agent api app application apps backend base bot cli client common conf config configs configuration conftest
+     constants controllers core crud data database dataloader db demo dependencies example examples exceptions
+     experiments extensions foo forms frontend game handlers helper helpers inference layers lib libs loader
+     local_settings logger losses main middleware misc model models my_module mymodule mypackage network networks
+     params plotting predict preprocessing project routers routes run sample schemas scripts server service services
+     settings setup shared solution src tasks test tests tool tools train trainer urls util utilities utility utils
+     version views worker"""),
+    ("many packages share this namespace; name the one that you need, such as google-cloud-storage",
+     "azure backports databricks google jaraco nvidia sphinxcontrib zope"),
+    ("an index has another package, or none, under this name; the project's own pages say how to get it",
+     "apex arcpy clip detectron2 graph_tool pcl ROOT"),
+)
+# Packages that are not called as what is imported.
+PACKAGES = dict(row.split("=", 1) for row in """
+    PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image skopt=scikit-optimize yaml=PyYAML
+    bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary psycopg=psycopg[binary]
+    aws_cdk=aws-cdk-lib attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx
+    fitz=PyMuPDF git=GitPython jwt=PyJWT Crypto=pycryptodome Cryptodome=pycryptodomex Bio=biopython magic=python-magic
+    MySQLdb=mysqlclient zmq=pyzmq pkg_resources=setuptools<81 faiss=faiss-cpu umap=umap-learn dns=dnspython
+    websocket=websocket-client slugify=python-slugify imblearn=imbalanced-learn
+    googleapiclient=google-api-python-client github=PyGithub nacl=PyNaCl pywt=PyWavelets hydra=hydra-core grpc=grpcio
+    grpc_tools=grpcio-tools kafka=kafka-python socks=PySocks jose=python-jose decouple=python-decouple tree=dm-tree
+    snappy=python-snappy osgeo=GDAL ldap=python-ldap telegram=python-telegram-bot socketio=python-socketio
+    engineio=python-engineio community=python-louvain stl=numpy-stl barcode=python-barcode whisper=openai-whisper
+    ffmpeg=ffmpeg-python pdfminer=pdfminer.six absl=absl-py talib=TA-Lib shapefile=pyshp
+    rest_framework=djangorestframework nmap=python-nmap cpuinfo=py-cpuinfo vl_convert=vl-convert-python
+    dask=dask[distributed] pyximport=Cython mpl_toolkits=matplotlib ruamel=ruamel.yaml pylab=matplotlib bson=pymongo
+    gridfs=pymongo mysql=mysql-connector-python playhouse=peewee cassandra=cassandra-driver memcache=python-memcached
+    consul=python-consul pulsar=pulsar-client nats=nats-py stomp=stomp.py paho=paho-mqtt airflow=apache-airflow
+    pyflink=apache-flink snowflake=snowflake-connector-python impala=impyla prestodb=presto-python-client
+    ibis=ibis-framework delta=delta-spark rapidjson=python-rapidjson pythonjsonlogger=python-json-logger capnp=pycapnp
+    antlr4=antlr4-python3-runtime markdown_it=markdown-it-py linkify_it=linkify-it-py frontmatter=python-frontmatter
+    readability=readability-lxml newspaper=newspaper3k odf=odfpy camelot=camelot-py tabula=tabula-py Stemmer=PyStemmer
+    MeCab=mecab-python3 llama_cpp=llama-cpp-python agents=openai-agents vertexai=google-cloud-aiplatform
+    weaviate=weaviate-client pynvml=nvidia-ml-py cuda=cuda-python tlz=toolz bayes_opt=bayesian-optimization
+    sko=scikit-opt skfuzzy=scikit-fuzzy sksurv=scikit-survival skbio=scikit-bio skrf=scikit-rf skvideo=scikit-video
+    sklearn_extra=scikit-learn-extra scikitplot=scikit-plot skmultilearn=scikit-multilearn pycrfsuite=python-crfsuite
+    autosklearn=auto-sklearn modAL=modAL-python stan=pystan vcf=PyVCF3 scvi=scvi-tools openbabel=openbabel-wheel
+    iris=scitools-iris wrf=wrf-python ee=earthengine-api flint=python-flint pinocchio=pin Box2D=box2d-py
+    OpenGL=PyOpenGL vtkmodules=vtk solid=solidpython skia=skia-python freetype=freetype-py cairo=pycairo gi=PyGObject
+    wx=wxPython webview=pywebview Xlib=python-xlib dbus=dbus-python bluetooth=PyBluez usb1=libusb1 hid=hidapi
+    can=python-can snap7=python-snap7 rtmidi=python-rtmidi vlc=python-vlc mpd=python-mpd2
+    speech_recognition=SpeechRecognition discord=discord.py telebot=pyTelegramBotAPI slack=slackclient
+    twitter=python-twitter mastodon=Mastodon.py facebook=facebook-sdk trello=py-trello github3=github3.py
+    gitlab=python-gitlab hglib=python-hglib jenkins=python-jenkins openstack=openstacksdk novaclient=python-novaclient
+    keystoneclient=python-keystoneclient swiftclient=python-swiftclient binance=python-binance alpaca=alpaca-py
+    zipline=zipline-reloaded sdmx=sdmx1 wikipediaapi=Wikipedia-API qbittorrentapi=qbittorrent-api miio=python-miio
+    kasa=python-kasa vcr=vcrpy factory=factory_boy robot=robotframework appium=Appium-Python-Client gnupg=python-gnupg
+    jks=pyjks pam=python-pam crontab=python-crontab daemon=python-daemon systemd=systemd-python whois=python-whois
+    lzo=python-lzo fuse=fusepy progressbar=progressbar2 editor=python-editor mimeparse=python-mimeparse
+    corsheaders=django-cors-headers debug_toolbar=django-debug-toolbar crispy_forms=django-crispy-forms
+    django_filters=django-filter environ=django-environ storages=django-storages taggit=django-taggit
+    allauth=django-allauth rest_framework_simplejwt=djangorestframework-simplejwt import_export=django-import-export
+    guardian=django-guardian mptt=django-mptt oauth2_provider=django-oauth-toolkit
+    social_django=social-auth-app-django win32api=pywin32 win32con=pywin32 win32com=pywin32 win32gui=pywin32
+    pythoncom=pywin32 pywintypes=pywin32 objc=pyobjc-core AppKit=pyobjc-framework-Cocoa
+    Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""".split())
 PID, MAIN_THREAD = getpid(), get_ident()
 # What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
 DEFAULTS = {"MPLBACKEND": "agg", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "EDITOR": "true",
@@ -89,10 +152,11 @@ if sys.executable:
     os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + os.environ.get("PATH", os.defpath)
 modules, scope = sys.modules, sys.modules["__main__"].__dict__
 
-installs = count(1)  # numbers of requests for an install
+own_requests = count(1)  # numbers of what we ask the server
 received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
-asked = set()  # modules whose install this cell has asked for
+asked = set()  # modules that this cell wanted to have installed
+install_notes = []  # of this cell: why nothing was installed, or what to do after an install
 may_fail = {}  # by cell: the lines in which an import may fail
 kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
 loop = None  # of top-level await: one for the interpreter's life
@@ -406,23 +470,134 @@ def run_task(code, scope):
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
 def find_package(name, path=None, target=None):
-    """The last finder: has the server install what a cell's statement imports and nobody found."""
+    """Has the server install what a cell's statement imports, and no finder finds, wherever it stands."""
     wanted = armed and not interrupted and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
     if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
         return None
-    asked.add(name)
-    number = next(installs)
-    send([{"op": "install", "number": number, "name": name}])
+    asked.add(name)  # from here on we find nothing, and those behind us can be asked
+    find = late_import("importlib.util").util.find_spec
+    spec = find(name)
+    if spec is not None:
+        return spec
+    why_not = why_not_installed(name)
+    if why_not:
+        install_notes.append(why_not)
+    elif install(name):
+        spec = find(name)
+        if spec is None:
+            install_notes.append(f"this process finds no module {name} in what was installed: look up by which name it "
+                                 "is imported, or start anew with reset(restart=true)")
+    return spec
+
+def ask(request):
+    """Asks the server something, and returns its answer; None where it has gone."""
+    number = request["number"] = next(own_requests)
+    send([request])
     reply = receive()
     while reply is not None and reply["number"] != number:  # a late one, to a request that was interrupted
         reply = receive()
+    return reply
+
+def install(name):
+    """Has the server install the package of a module, and takes up its .pth files. Returns whether that went well."""
+    folders = package_folders(environment)
+    before = sum(map(entries, folders), [])
+    reply = ask({"op": "install", "name": name, "package": PACKAGES.get(name, name)})
     if reply is None or not reply["done"]:
-        return None
+        return False
     PathFinder.invalidate_caches()
-    return PathFinder.find_spec(name)
+    for folder in folders:
+        for entry in set(entries(folder)).difference(before):
+            if entry.endswith(".pth"):
+                late_import("site").addpackage(folder, entry, None)
+            elif entry.endswith(".dist-info"):
+                note_what_was_replaced(f"{folder}/{entry}")
+    return True
+
+def note_what_was_replaced(dist_info):
+    """Says which modules of a package, just installed, had been loaded from elsewhere or in another version."""
+    files = {line.split(",")[0] for line in lines_of(f"{dist_info}/RECORD")}
+    for name in list(modules):
+        is_in_it = f"{name}.py" in files or f"{name}/__init__.py" in files
+        version = getattr(modules.get(name), "__dict__", {}).get("__version__")
+        if is_in_it and name[0] != "_" and not dist_info.endswith(f"-{version}.dist-info"):
+            install_notes.append(f"{name} was loaded before the install brought another one: this process goes on with "
+                                 "the old one, reset(restart=true) starts anew with the new one")
+
+def why_not_installed(name):
+    """Where a missing module is, or why none is installed, and what to do; "" where one may be installed."""
+    looked = ask({"op": "look"})
+    if looked is None:
+        return "the server has gone"
+    project, has_uv = looked["project"], looked["uv"]
+    for folder in (project, f"{project}/src", "src"):
+        if find_module(name, folder):
+            return (f"{name} is the project's own, in {folder}, and no package is installed for it; to import it: "
+                    f"sys.path.insert(0, {folder!r})")
+    for interpreter, root in looked["environments"]:
+        for folder in package_folders(root):
+            if root != sys.prefix and find_module(name, folder):
+                return (f"{name} is in the interpreter {interpreter}, in {folder}, and is not installed here; to use "
+                        f"that one: interpreter={to_json(interpreter)}")
+    for why, names in REFUSED:
+        if name in names.split():
+            return f"{name} was not installed: {why}; to install one by hand: {install_command('PACKAGE', has_uv)}"
+    if looked["installs"]:
+        return ""
+    switch = " (MCP_PY_AUTO_INSTALL is off)" if environment else ""
+    return f"{name} is not installed{switch}; to install it: {install_command(PACKAGES.get(name, name), has_uv)}"
+
+def install_command(package, has_uv):
+    quoted = late_import("shlex").quote
+    if has_uv:
+        return f"uv pip install --python {quoted(sys.executable)} {quoted(package)}"
+    if PathFinder.find_spec("pip"):
+        return f"{quoted(sys.executable)} -m pip install {quoted(package)}"
+    return "get uv, or pip for this Python (Debian: apt install python3-pip)"
+
+def entries(folder):
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):  # there is none, or this is no path
+        return []
+
+def lines_of(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+def package_folders(root):
+    """Where an environment has its modules, of any Python: also what it has from elsewhere, such as editable ones."""
+    folders = [f"{root}/lib/{version}/site-packages" for version in entries(f"{root}/lib")]
+    for folder in folders[:]:
+        for entry in entries(folder):
+            if entry.endswith(".pth"):
+                folders += [os.path.join(folder, line) for line in lines_of(f"{folder}/{entry}")]
+    return folders
+
+def find_module(name, folder):
+    """Whether a module of exactly this name is in a folder, whatever the file system makes of its case."""
+    for entry in entries(folder):
+        stem, _, kind = entry.partition(".")
+        path = f"{folder}/{entry}"
+        if stem == name and (kind == "py" or kind.endswith(("so", "pyd")) or not kind and has_code(path)):
+            return True
+        if entry.startswith("__editable__") and any(f"{name!r}: " in line for line in lines_of(path)):
+            return True  # in the table that setuptools makes
+    return False
+
+def has_code(folder):
+    """Whether a folder is a package, be it a namespace: not one for other files, and not a whole other project."""
+    files = entries(folder)
+    if not {"__init__.py", "pyproject.toml", "setup.py"}.isdisjoint(files):
+        return "__init__.py" in files
+    walk = islice(os.walk(folder), LOOKS_MAX)
+    return any(file.endswith((".py", ".so", ".pyd")) for _, _, files in walk for file in files)
 
 def is_package(name):
-    """Whether a package index may be asked for this: a plain name, and none that means something else there."""
+    """Whether this may be the name of a package: a plain one, and none of the standard library."""
     known = getattr(sys, "stdlib_module_names", None) or [entry.split(".")[0] for entry in os.listdir(STDLIB)]
     plain_name = type(name) is str and name.isascii() and name.isidentifier() and name[0] != "_"
     return plain_name and name not in known and name not in NO_PACKAGE
@@ -572,6 +747,7 @@ def serve(request):
     global interrupted, raises_from, unanswered
     interrupted, raises_from, unanswered = False, 0.0, True
     asked.clear()
+    install_notes.clear()
     result, error = guarded(lambda: OPERATIONS[request["op"]](request))
     if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
         if error is None or not interrupted:
@@ -580,6 +756,15 @@ def serve(request):
         if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
             guarded(close_figures)
     answer(result, error)
+
+def hint_at_missing(error):
+    """What to do about a module that was not found, if that is the error or led to it; "" if nothing is to be said."""
+    for _ in range(LOOKS_MAX):
+        if type(error) is ModuleNotFoundError and is_package(error.name) and error.name not in asked:
+            name = error.name
+            return why_not_installed(name) or f"{name} is not installed; `import {name}` in a cell installs it"
+        error = error and (error.__cause__ or error.__context__)
+    return ""
 
 def answer(result, error):
     global unanswered
@@ -590,13 +775,15 @@ def answer(result, error):
         _exit(code)
     notes = settle_streams()
     flush_libc()
-    missing = error.name if type(error) is ModuleNotFoundError and is_package(error.name) else None
+    notes += install_notes
+    if error is not None:
+        hint, _ = guarded(lambda: hint_at_missing(error))
+        notes += [hint] if hint else []
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
     for at in starts:
         send([{"op": "part", "text": result[at : at + PART_CHARS]}])
     unanswered = False  # before the frame: what is raised behind it must not be answered again
-    send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes,
-           "missing": None if missing in asked else missing}])
+    send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes}])
 
 def main():
     send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3],

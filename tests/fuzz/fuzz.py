@@ -338,8 +338,9 @@ while size > 0:
     size -= len(control.recv(min(size, 65536)))
 frames = [b'{"op": "ready", "version": "3"}', b'{"op": "ready"}', b'{"op": "done", "result": "1", "error": null, "exit": 0, "notes": []}',
     b'{"op": "done"}', b'{"op": "part", "text": "abc"}', b'{"op": "image", "data": "iVBORw0KGgo=", "more": false}',
-    b'{"op": "image", "data": 5, "more": true}', b'{"op": "install", "number": 1, "name": "zz"}', b'{"op": "install", "number": [], "name": "--x"}',
-    b'{"op": "done", "result": 5, "error": [], "exit": 1e99, "notes": [1, "n"], "missing": "zz"}', b'{}', b'[]', b'5', b'not json', b'\xff\xff',
+    b'{"op": "image", "data": 5, "more": true}', b'{"op": "look", "number": 1}', b'{"op": "install", "number": 1, "name": "zz", "package": "zz"}',
+    b'{"op": "install", "number": [], "name": "zz", "package": "--x"}', b'{"op": "look", "number": []}',
+    b'{"op": "done", "result": 5, "error": [], "exit": 1e99, "notes": [1, "n"]}', b'{}', b'[]', b'5', b'not json', b'\xff\xff',
     b'{"op": "done", "result": "' + b"a" * 300000 + b'", "error": null, "exit": 0, "notes": []}', b'{"op": 5}', b'{"op": "part", "text": null}']
 def say(frame):
     frame = bytearray(frame)
@@ -367,7 +368,7 @@ while True:
 
 # What ends a worker, for ours never sends it.
 LIES = [r"b'not json\n'", r"""b'{"op": 5}\n'""", r"""b'{"op": "ready"}\n'""", r"""b'{"op": "done"}\n' * 2""",
-        r"""b'{"op": "install", "number": 1, "name": "--x"}\n'""", r"""b'{"op": "part", "text": "%s"}\n' % (b"a" * (5 << 20))""",
+        r"""b'{"op": "install", "number": 1, "name": "zz", "package": "--x"}\n'""", r"""b'{"op": "part", "text": "%s"}\n' % (b"a" * (5 << 20))""",
         r"b'a' * (64 << 20)"]
 
 

@@ -68,17 +68,17 @@ class Server:
         self.process.wait(10)
 
 
-def make_wheel(folder, name):
-    info, module = "%s-1.0.dist-info" % name, "x = 41 + 1\n"
+def make_wheel(folder, name, version="1.0", requires=""):
+    info, module = "%s-%s.dist-info" % (name, version), "x = 41 + 1\n"
     files = {
         name + ".py": module,
-        info + "/METADATA": "Metadata-Version: 2.1\nName: %s\nVersion: 1.0\n" % name,
+        info + "/METADATA": "Metadata-Version: 2.1\nName: %s\nVersion: %s\n%s" % (name, version, requires),
         info + "/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     digest = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
     rows = ["%s,sha256=%s,%d" % (path, digest(text), len(text)) for path, text in files.items()]
     files[info + "/RECORD"] = "\n".join([*rows, info + "/RECORD,,", ""])
-    with zipfile.ZipFile(os.path.join(folder, name + "-1.0-py3-none-any.whl"), "w") as wheel:
+    with zipfile.ZipFile(os.path.join(folder, "%s-%s-py3-none-any.whl" % (name, version)), "w") as wheel:
         for path, text in files.items():
             wheel.writestr(path, text)
 
@@ -97,7 +97,7 @@ def wheelhouse(kind, path, base):
                     UV_SYSTEM_PYTHON="1")
     with Server("wheels-" + kind, path, **settings) as one, Server("wheels-" + kind, path, **settings) as other:
         text = one.run("log = []\nlog.append(1); import zz_demo\nzz_demo.x, log")
-        check("%s installs a wheel and the cell goes on" % kind, text == "[mcp-py: installed zz_demo 1.0 for zz_demo]\n(42, [1])", text)
+        check("%s installs a wheel and the cell goes on" % kind, text == "[mcp-py: installed zz_demo 1.0]\n(42, [1])", text)
         for server in (one, other):
             server.run("import json")
         locks = glob.glob(os.path.join(FOLDER, "wheels-" + kind, ".claude-workspace/python_interpreter/env-*/install.lock"))
@@ -109,6 +109,10 @@ def wheelhouse(kind, path, base):
         check("%s: an install waits for another server's" % kind, not early, early)
         texts = [server.answer()[0] for server in (one, other)]
         check("%s: two servers that need one package both get it" % kind, all(text.endswith("42") for text in texts), texts)
+        one.run("import zz_older; import zz_old")
+        text = one.run("import zz_newer")
+        check("%s: what replaces a loaded package says so" % kind, "zz_newer 1.0, zz" in text and "\n[mcp-py: zz_old was loaded "
+              "before the install brought another one: " in text and "zz_newer was" not in text, text)
         text = one.run("import zz_no_such_wheel")
         check("%s: what no wheel has is an import error" % kind, "zz_no_such_wheel could not be installed: " in text
               and text.endswith("ModuleNotFoundError: No module named 'zz_no_such_wheel'"), text)
@@ -126,6 +130,22 @@ def index(kind, path, base):
                 if good or last:
                     break
         check("%s installs %s from the index, %.1f s" % (kind, package, time.monotonic() - began), good, text)
+
+
+SAMPLE = "dotenv slugify socks absl cpuinfo shapefile decouple barcode nmap usb serial jwt markdown_it pythonjsonlogger"
+
+
+def names(base):
+    """Some rows of the worker's table, held against what the index serves: the packages have these modules."""
+    worker = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../src/worker.py"), encoding="utf-8").read()
+    table = dict(row.split("=", 1) for row in worker.split("PACKAGES = ")[1].split('"""')[1].split())
+    target = os.path.join(FOLDER, "names")
+    packages = [table[module] for module in SAMPLE.split()]
+    command = [base, "-m", "pip", "install", "-q", "--no-deps", "--target", target, "--retries", "3", *packages]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    there = {entry.split(".")[0] for entry in os.listdir(target)} if ended.returncode == 0 else set()
+    missing = [module for module in SAMPLE.split() if module not in there]
+    check("%d packages of the table have the modules that it says" % len(packages), not missing, (missing, ended.stderr))
 
 
 def sides(png):
@@ -183,6 +203,9 @@ def main():
     os.makedirs(os.path.join(FOLDER, "wheels"))
     for name in ("zz_demo", "zz_both"):
         make_wheel(os.path.join(FOLDER, "wheels"), name)
+    for name, version, requires in (("zz_old", "1.0", ""), ("zz_old", "2.0", ""), ("zz_older", "1.0", "Requires-Dist: zz_old<2\n"),
+                                    ("zz_newer", "1.0", "Requires-Dist: zz_old>=2\n")):
+        make_wheel(os.path.join(FOLDER, "wheels"), name, version, requires)
     base = os.path.join(FOLDER, "base")  # as Debian's python3 with python3-pip has it, and matplotlib beside it
     venv.create(base, with_pip=True)
     python = os.path.join(base, "bin/python")
@@ -193,6 +216,7 @@ def main():
         wheelhouse(kind, path, python)
     for kind, path in tools.items():
         index(kind, path, python)
+    names(python)
     if os.geteuid() == 0:
         for kind, path in tools.items():
             offline(kind, path, python)

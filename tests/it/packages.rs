@@ -16,7 +16,8 @@ use std::process::Command;
 use std::time::Instant;
 
 /// `uv pip install --python ENV/bin/python PACKAGE`. The module has the package's name. `zz_broken` is in no index,
-/// `zz_offline` finds no network, `zz_slow` writes down the pid of a child of its own and waits for it.
+/// `zz_offline` finds no network, `zz_nothing` holds no module, `zz_linked` has its module where a .pth file says,
+/// `zz_newer` brings a newer `zz_old`, `zz_slow` writes down the pid of a child of its own and waits for it.
 const UV: &str = r#"#!/bin/sh
 [ "$1 $2 $3" = "pip install --python" ] || exit 9
 site=$(echo "${4%/bin/python}"/lib/*/site-packages)
@@ -27,6 +28,11 @@ case $5 in
     zz_resolve) echo "Failed to resolve 'index' ([Errno 8] some words of the system)" >&2; exit 2 ;;
     zz_nodename) echo "[Errno 8] nodename nor servname provided, or not known" >&2; exit 2 ;;
     zz_family) echo " + zz-cousin==2.0" ;;
+    zz_nothing) mkdir "$site/$5-1.5.dist-info"; exit ;;
+    zz_linked) mkdir "$site/zz_far"; echo "value = 42" >"$site/zz_far/zz_linked.py"; echo zz_far >"$site/zz_linked.pth"
+        exit ;;
+    zz_newer) mkdir "$site/zz_old-2.0.dist-info"; echo "zz_old.py,," >"$site/zz_old-2.0.dist-info/RECORD"
+        echo " + zz-old==2.0" ;;
     zz_slow) sleep 1000 & echo $! >"$UV_LIST.child"; wait ;;
 esac
 mkdir -p "$site/$5-1.5.dist-info"
@@ -76,10 +82,10 @@ fn environments(folder: &Folder) -> Vec<PathBuf> {
 fn a_missing_import_is_installed_and_the_cell_goes_on_where_it_was() {
     let mut server = start();
     let text = server.ok("log = []\nlog.append(1); import zz_demo\nzz_demo.value, log");
-    assert_eq!(text, "[mcp-py: installed zz_demo 1.5 for zz_demo]\n(42, [1])");
+    assert_eq!(text, "[mcp-py: installed zz_demo 1.5]\n(42, [1])");
     check(&mut server, "import zz_demo; zz_demo.value", "42");
     let text = server.ok("import zz_family");
-    assert_eq!(text, "[mcp-py: installed zz_family 1.5, zz-cousin 2.0 for zz_family]");
+    assert_eq!(text, "[mcp-py: installed zz_family 1.5, zz-cousin 2.0]");
     assert_eq!(asked(&server), ["zz_demo", "zz_family"]);
 }
 
@@ -88,18 +94,18 @@ fn an_import_in_a_function_of_an_earlier_cell_or_by_import_module_installs_too()
     let mut server = start();
     check(&mut server, "def f():\n    from zz_late import value\n    return value", "");
     assert!(asked(&server).is_empty());
-    assert_eq!(server.ok("f()"), "[mcp-py: installed zz_late 1.5 for zz_late]\n42");
+    assert_eq!(server.ok("f()"), "[mcp-py: installed zz_late 1.5]\n42");
     check(&mut server, "import importlib", "");
     let text = server.ok("importlib.import_module('zz_module').value");
-    assert_eq!(text, "[mcp-py: installed zz_module 1.5 for zz_module]\n42");
+    assert_eq!(text, "[mcp-py: installed zz_module 1.5]\n42");
     let text = server.ok("class C:\n    import zz_class as one\nC.one.value");
-    assert_eq!(text, "[mcp-py: installed zz_class 1.5 for zz_class]\n42");
+    assert_eq!(text, "[mcp-py: installed zz_class 1.5]\n42");
     let text = server.ok("async def g():\n    import zz_async\n    return zz_async.value\nawait g()");
-    assert_eq!(text, "[mcp-py: installed zz_async 1.5 for zz_async]\n42");
+    assert_eq!(text, "[mcp-py: installed zz_async 1.5]\n42");
     // So many names come before this one that its index needs an extended argument in the byte code.
     let names: String = (0..300).map(|n| format!("n{n} = {n}\n")).collect();
     let text = server.ok(&format!("{names}import zz_far; zz_far.value"));
-    assert_eq!(text, "[mcp-py: installed zz_far 1.5 for zz_far]\n42");
+    assert_eq!(text, "[mcp-py: installed zz_far 1.5]\n42");
 }
 
 #[test]
@@ -159,7 +165,7 @@ fn only_statements_of_cells_install_never_what_libraries_probe() {
 #[test]
 fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
     let mut server = start();
-    for name in ["_nothing", "winreg", "msvcrt", "google.cloud", "json.nope", "os.nope", "json.nope.deeper"] {
+    for name in ["_nothing", "winreg", "msvcrt", "json.nope", "os.nope", "json.nope.deeper"] {
         let text = failure(&mut server, &format!("import {name}"));
         has(&mut server, &text, &["ModuleNotFoundError"]);
         lacks(&mut server, &text, &["[mcp-py"]);
@@ -181,10 +187,34 @@ fn names_of_the_standard_library_and_of_no_package_are_never_asked_for() {
 #[test]
 fn packages_are_asked_for_by_their_own_names() {
     let mut server = start();
-    failure(&mut server, "import PIL"); // what the script installs is called pillow
+    let text = failure(&mut server, "import PIL"); // what the script installs is called pillow
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: installed pillow 1.5 for PIL]\n", "this process finds no module PIL in what was"],
+    );
     failure(&mut server, "import sklearn");
     failure(&mut server, "import cv2");
-    assert_eq!(asked(&server), ["pillow", "scikit-learn", "opencv-python-headless"]);
+    let text = server.exec("import dask").text;
+    has(&mut server, &text, &["[mcp-py: installed dask"]);
+    lacks(&mut server, &text, &[" for dask]"]);
+    failure(&mut server, "import pyximport"); // it comes with Cython
+    let packages = ["pillow", "scikit-learn", "opencv-python-headless", "dask[distributed]", "Cython"];
+    assert_eq!(asked(&server), packages);
+}
+
+#[test]
+fn a_client_is_told_what_is_being_installed_and_for_what_where_the_names_differ() {
+    let mut server = start();
+    let socket = server.call("get_session_info", json!({})).structured["socket_path"].clone();
+    let code = "import zz_demo; import PIL";
+    let mut client = Command::new(crate::client::binary());
+    let output = client.args(["client", "--socket", socket.as_str().unwrap(), "-c", code]).output().unwrap();
+    let told =
+        "[mcp-py: installing zz_demo …]\n[mcp-py: installed zz_demo 1.5]\n[mcp-py: installing pillow for PIL …]\n\
+        [mcp-py: installed pillow 1.5 for PIL]\n";
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with(told), "{text}");
 }
 
 #[test]
@@ -279,7 +309,10 @@ fn installs_can_be_turned_off() {
         has(
             &mut server,
             &text,
-            &["[mcp-py: PIL is not installed; to install it: uv pip install --python ", "/bin/python pillow]"],
+            &[
+                "[mcp-py: PIL is not installed (MCP_PY_AUTO_INSTALL is off); to install it: uv pip install --python ",
+                "/bin/python pillow]",
+            ],
         );
         assert!(asked(&server).is_empty());
     }
@@ -440,7 +473,7 @@ fn an_install_starts_where_the_servers_directory_is_deleted_too() {
     server.ok("1");
     fs::remove_dir(&gone).unwrap();
     folder.script("uv", &UV.replace("echo \"$5\"", "cd . && [ -d \"$(pwd -P)\" ] || exit 8; echo \"$5\""));
-    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5]\n42");
 }
 
 #[test]
@@ -465,7 +498,7 @@ fn an_interrupt_ends_the_installer_and_its_children() {
     check(&mut server, "'free'", "'free'");
     eventually(DEADLINE, "its child is gone", || !procs::is_alive(pid));
     // An answer that comes too late is not taken for that of the next cell.
-    assert_eq!(server.ok("import zz_next; zz_next.value"), "[mcp-py: installed zz_next 1.5 for zz_next]\n42");
+    assert_eq!(server.ok("import zz_next; zz_next.value"), "[mcp-py: installed zz_next 1.5]\n42");
 }
 
 #[test]
@@ -513,7 +546,7 @@ fn two_servers_that_need_the_same_package_both_get_it() {
     servers.iter_mut().for_each(|server| _ = server.ok("import json"));
     let ids = [0, 1].map(|at: usize| servers[at].start_exec("import zz_both; zz_both.value"));
     let texts = [0, 1].map(|at: usize| servers[at].wait(ids[at]).text);
-    let told = "[mcp-py: installed zz_both 1.5 for zz_both]\n42";
+    let told = "[mcp-py: installed zz_both 1.5]\n42";
     // The later one finds it there, or has it installed again without effect.
     assert!(texts.iter().all(|text| text == told || text == "42"), "{texts:?}");
     assert!(texts.iter().any(|text| text == told), "{texts:?}");
@@ -529,7 +562,279 @@ fn without_uv_and_pip_the_answer_says_how_to_get_one() {
         builder.folder(&folder).env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", base.join("bin/python"))
     });
     let text = failure(&mut server, "import zz_demo");
-    has(&mut server, &text, &["[mcp-py: zz_demo could not be installed: there is neither uv nor pip: install one"]);
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: zz_demo could not be installed: there is neither uv nor pip: install uv, or pip for"],
+    );
+}
+
+// ---- what is not installed -----------------------------------------------------------------------------------------
+
+/// Writes a file and the folders above it.
+fn write(path: PathBuf, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A folder that looks like an environment of another Python.
+fn environment_of_another_python(root: &Path) -> PathBuf {
+    write(root.join("bin/python"), "");
+    root.join("lib/python3.7/site-packages")
+}
+
+#[test]
+fn nothing_that_the_project_or_its_environments_have_is_ever_asked_for() {
+    let folder = Folder::new();
+    let project = folder.project();
+    let made = venv(&folder, "project/.venv", &[]);
+    let lib = fs::read_dir(made.join("lib")).unwrap().next().unwrap().unwrap().path();
+    let site = lib.join("site-packages");
+    write(site.join("acme_tools/__init__.py"), "value = 'of .venv'");
+    write(site.join("acme_module.py"), "");
+    write(site.join("acme_space/part/code.py"), "");
+    write(site.join("acme_c.cpython-37m-x86_64-linux-gnu.so"), "");
+    write(folder.path().join("work/acme_linked/__init__.py"), "");
+    write(site.join("acme_linked.pth"), &format!("# comment\n{}\n", folder.path().join("work").display()));
+    write(site.join("__editable___acme_1_0_finder.py"), "MAPPING = {'acme_x': '/x', 'acme_edited': '/elsewhere'}\n");
+    let virtualenv = folder.path().join("active");
+    write(environment_of_another_python(&virtualenv).join("acme_active.py"), "");
+    let conda = folder.path().join("conda");
+    write(environment_of_another_python(&conda).join("acme_conda.py"), "");
+    write(project.join("acme_top.py"), "");
+    write(project.join("src/utils.py"), "value = 'of src'");
+    write(project.join("src/acme_package/__init__.py"), "");
+    write(project.join("src/acme_parts/one/code.py"), "");
+    write(project.join("src/acme_built.abi3.so"), "");
+    let mut server = Server::with(|builder| {
+        let builder = with_uv(&folder, builder).env("CLAUDE_PROJECT_DIR", &project);
+        builder.env("VIRTUAL_ENV", &virtualenv).env("CONDA_PREFIX", &conda)
+    });
+    server.ok("import os; os.chdir('/')");
+    let src = format!("to import it: sys.path.insert(0, '{}/src')]\n", project.display());
+    let top = format!("to import it: sys.path.insert(0, '{}')]\n", project.display());
+    for (place, names) in [
+        ("to use that one: interpreter=\".venv\"]\n", "tools module space c linked edited x"),
+        ("to use that one: interpreter=\"virtualenv\"]\n", "active"),
+        ("to use that one: interpreter=\"conda\"]\n", "conda"),
+        (&src, "package parts built"),
+        (&top, "top"),
+    ] {
+        for name in names.split(' ') {
+            let text = failure(&mut server, &format!("import acme_{name}"));
+            has(&mut server, &text, &[&format!("[mcp-py: acme_{name} is "), place, "No module named"]);
+            let text = failure(&mut server, &format!("exec('import acme_{name}')"));
+            has(&mut server, &text, &[&format!("[mcp-py: acme_{name} is "), place]);
+        }
+    }
+    let text = failure(&mut server, "from utils import value");
+    has(&mut server, &text, &["[mcp-py: utils is the project's own, in ", &src]);
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+    // What the notes say helps.
+    let call = json!({"code": "import acme_tools; acme_tools.value", "interpreter": ".venv"});
+    assert_eq!(server.call("execute", call).text, "'of .venv'");
+    let code = format!("import sys; sys.path.insert(0, '{}/src')\nfrom utils import value; value", project.display());
+    check(&mut server, &code, "'of src'");
+}
+
+#[test]
+fn a_folder_without_code_another_project_and_another_case_are_no_module_of_the_project() {
+    let folder = Folder::new();
+    let project = folder.project();
+    write(project.join("src/zz_data/table.csv"), "");
+    write(project.join("src/zz_checkout/pyproject.toml"), "");
+    write(project.join("src/zz_checkout/docs/conf.py"), "");
+    write(project.join("src/ZZ_Case.py"), "");
+    write(project.join("src/zz_text.txt"), "");
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("CLAUDE_PROJECT_DIR", &project));
+    for name in ["zz_data", "zz_checkout", "zz_case", "zz_text"] {
+        let text = server.ok(&format!("import {name}; {name}.value"));
+        assert_eq!(text, format!("[mcp-py: installed {name} 1.5]\n42"));
+    }
+}
+
+#[test]
+fn names_that_projects_use_or_packages_share_are_refused_in_words() {
+    let folder = Folder::new();
+    let project = folder.project();
+    let mut server = Server::with(|builder| with_uv(&folder, builder).env("CLAUDE_PROJECT_DIR", &project));
+    for name in "utils config helpers common tests src app main models settings lib core data local_settings".split(' ')
+    {
+        let text = failure(&mut server, &format!("import {name}"));
+        let why = format!("[mcp-py: {name} was not installed: many projects have a module of their own of this name; ");
+        has(&mut server, &text, &[&why, "add its folder to sys.path", "/bin/python PACKAGE]\n"]);
+    }
+    for name in ["google.cloud", "azure", "zope.interface"] {
+        let text = failure(&mut server, &format!("import {name}"));
+        has(
+            &mut server,
+            &text,
+            &[" was not installed: many packages share this namespace; name the one that you need"],
+        );
+    }
+    let text = failure(&mut server, "import apex");
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: apex was not installed: an index has another package, or none, under this name"],
+    );
+    failure(&mut server, "import test.zz_nothing"); // of the standard library, where that is installed whole
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+}
+
+#[test]
+fn every_other_finder_comes_first_also_one_that_a_cell_appends() {
+    let mut server = start();
+    let finder = "import sys, importlib.util, importlib.machinery\nclass Finder:\n    \
+        def find_spec(self, name, path=None, target=None):\n        if name == 'zz_virtual':\n            \
+        return importlib.machinery.ModuleSpec(name, self)\n    def create_module(self, spec): return None\n    \
+        def exec_module(self, module): module.value = 'virtual'\nsys.meta_path.append(Finder())";
+    server.ok(finder);
+    check(&mut server, "import zz_virtual; zz_virtual.value", "'virtual'");
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5]\n42");
+    assert_eq!(asked(&server), ["zz_demo"]);
+}
+
+#[test]
+fn a_missing_module_that_led_to_the_error_is_named_too() {
+    let mut server = start();
+    let code = "def chained():\n    try:\n        import zz_engine\n    except ImportError as error:\n        \
+        raise RuntimeError('no engine') from error\ndef during():\n    try:\n        import zz_engine\n    \
+        except ImportError:\n        raise ValueError('no engine')\ndef hidden():\n    try:\n        \
+        import zz_engine\n    except ImportError:\n        raise ImportError('get zz_engine') from None\n";
+    fs::write(server.folder().project().join("needy.py"), code).unwrap();
+    for call in ["chained", "during", "hidden"] {
+        let text = failure(&mut server, &format!("import needy; needy.{call}()"));
+        has(&mut server, &text, &["[mcp-py: zz_engine is not installed; `import zz_engine` in a cell installs it]\n"]);
+    }
+    // Errors whose causes lead in a circle.
+    let code = "a, b = ValueError(1), ValueError(2)\na.__cause__, b.__cause__ = b, a\nraise a";
+    let text = failure(&mut server, code);
+    lacks(&mut server, &text, &["[mcp-py"]);
+    assert!(asked(&server).is_empty(), "{:?}", asked(&server));
+}
+
+#[test]
+fn pth_files_of_an_install_are_taken_up_and_what_needs_a_new_process_is_said() {
+    let mut server = start();
+    assert_eq!(server.ok("import zz_linked; zz_linked.value"), "[mcp-py: installed zz_linked]\n42");
+    let text = failure(&mut server, "import zz_nothing");
+    has(
+        &mut server,
+        &text,
+        &["[mcp-py: installed zz_nothing]\n[mcp-py: this process finds no module zz_nothing in what "],
+    );
+    has(&mut server, &text, &["or start anew with reset(restart=true)]\n"]);
+    let newer = "[mcp-py: installed zz_newer 1.5, zz-old 2.0]";
+    server.ok("import zz_old");
+    let old =
+        "[mcp-py: zz_old was loaded before the install brought another one: this process goes on with the old one, \
+        reset(restart=true) starts anew with the new one]";
+    assert_eq!(server.ok("import zz_newer"), format!("{newer}\n{old}"));
+    assert_eq!(server.ok("import zz_next"), "[mcp-py: installed zz_next 1.5]");
+}
+
+#[test]
+fn a_hint_names_an_installer_that_is_there() {
+    let folder = Folder::new();
+    let with_pip = base_with_pip(&folder);
+    let without = venv(&folder, "bare", &[]).join("bin/python");
+    for (base, how) in
+        [(with_pip, "/bin/python -m pip install pillow]\n"), (without, " get uv, or pip for this Python")]
+    {
+        let mut server = Server::with(|builder| {
+            let builder = builder.folder(&folder).env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", &base);
+            builder.env("MCP_PY_AUTO_INSTALL", "no")
+        });
+        let text = failure(&mut server, "import PIL");
+        has(&mut server, &text, &["[mcp-py: PIL is not installed (MCP_PY_AUTO_INSTALL is off); to install it: ", how]);
+        let text = failure(&mut server, "import dask");
+        let how = how.replace("pillow", "'dask[distributed]'");
+        has(
+            &mut server,
+            &text,
+            &["[mcp-py: dask is not installed (MCP_PY_AUTO_INSTALL is off); to install it: ", &how],
+        );
+    }
+}
+
+// ---- the table of names --------------------------------------------------------------------------------------------
+
+/// What an index serves, by the wheels of 2026: a package, and modules that it has at its top.
+const SERVED: &str = "\
+    absl-py:absl alpaca-py:alpaca antlr4-python3-runtime:antlr4 apache-airflow:airflow apache-flink:pyflink \
+    Appium-Python-Client:appium attrs:attr,attrs auto-sklearn:autosklearn aws-cdk-lib:aws_cdk \
+    bayesian-optimization:bayes_opt beautifulsoup4:bs4 biopython:Bio box2d-py:Box2D camelot-py:camelot \
+    cassandra-driver:cassandra cuda-python:cuda Cython:Cython,cython,pyximport dask:dask dbus-python:dbus \
+    delta-spark:delta discord.py:discord django-allauth:allauth django-cors-headers:corsheaders \
+    django-crispy-forms:crispy_forms django-debug-toolbar:debug_toolbar django-environ:environ \
+    django-filter:django_filters django-guardian:guardian django-import-export:import_export django-mptt:mptt \
+    django-oauth-toolkit:oauth2_provider django-storages:storages django-taggit:taggit \
+    djangorestframework:rest_framework djangorestframework-simplejwt:rest_framework_simplejwt dm-tree:tree \
+    dnspython:dns earthengine-api:ee facebook-sdk:facebook factory_boy:factory faiss-cpu:faiss ffmpeg-python:ffmpeg \
+    freetype-py:freetype fusepy:fuse GDAL:osgeo github3.py:github3 GitPython:git \
+    google-api-python-client:googleapiclient google-cloud-aiplatform:vertexai grpcio:grpc grpcio-tools:grpc_tools \
+    hidapi:hid hydra-core:hydra ibis-framework:ibis imbalanced-learn:imblearn impyla:impala kafka-python:kafka \
+    libusb1:usb1 linkify-it-py:linkify_it llama-cpp-python:llama_cpp markdown-it-py:markdown_it Mastodon.py:mastodon \
+    matplotlib:matplotlib,mpl_toolkits,pylab mecab-python3:MeCab modAL-python:modAL mysql-connector-python:mysql \
+    mysqlclient:MySQLdb nats-py:nats newspaper3k:newspaper numpy-stl:stl nvidia-ml-py:pynvml odfpy:odf \
+    openai-agents:agents openai-whisper:whisper openbabel-wheel:openbabel opencv-python-headless:cv2 \
+    openstacksdk:openstack paho-mqtt:paho pdfminer.six:pdfminer peewee:peewee,playhouse pillow:PIL pin:pinocchio \
+    presto-python-client:prestodb progressbar2:progressbar psycopg:psycopg psycopg2-binary:psycopg2 \
+    pulsar-client:pulsar py-cpuinfo:cpuinfo py-trello:trello PyBluez:bluetooth pycairo:cairo pycapnp:capnp \
+    pycryptodome:Crypto pycryptodomex:Cryptodome PyGithub:github PyGObject:gi pyjks:jks PyJWT:jwt \
+    pymongo:bson,gridfs,pymongo PyMuPDF:fitz,pymupdf PyNaCl:nacl pyobjc-core:objc \
+    pyobjc-framework-Cocoa:AppKit,Foundation pyobjc-framework-Quartz:Quartz PyOpenGL:OpenGL pyOpenSSL:OpenSSL \
+    pyserial:serial pyshp:shapefile PySocks:socks pystan:stan PyStemmer:Stemmer pyTelegramBotAPI:telebot \
+    python-barcode:barcode python-binance:binance python-can:can python-consul:consul python-crfsuite:pycrfsuite \
+    python-crontab:crontab python-daemon:daemon python-dateutil:dateutil python-decouple:decouple python-docx:docx \
+    python-dotenv:dotenv python-editor:editor python-engineio:engineio python-flint:flint \
+    python-frontmatter:frontmatter python-gitlab:gitlab python-gnupg:gnupg python-hglib:hglib python-jenkins:jenkins \
+    python-jose:jose python-json-logger:pythonjsonlogger python-kasa:kasa python-keystoneclient:keystoneclient \
+    python-ldap:ldap python-louvain:community python-lzo:lzo python-magic:magic python-memcached:memcache \
+    python-miio:miio python-mimeparse:mimeparse python-mpd2:mpd python-nmap:nmap python-novaclient:novaclient \
+    python-pam:pam python-pptx:pptx python-rapidjson:rapidjson python-rtmidi:rtmidi python-slugify:slugify \
+    python-snap7:snap7 python-snappy:snappy python-socketio:socketio python-swiftclient:swiftclient \
+    python-telegram-bot:telegram python-twitter:twitter python-vlc:vlc python-whois:whois python-xlib:Xlib pyusb:usb \
+    PyVCF3:vcf PyWavelets:pywt pywebview:webview \
+    pywin32:pythoncom,pywintypes,win32api,win32com,win32con,win32file,win32gui PyYAML:yaml pyzmq:zmq \
+    qbittorrent-api:qbittorrentapi readability-lxml:readability robotframework:robot RPi.GPIO:RPi ruamel.yaml:ruamel \
+    scikit-bio:skbio scikit-fuzzy:skfuzzy scikit-image:skimage scikit-learn:sklearn scikit-learn-extra:sklearn_extra \
+    scikit-multilearn:skmultilearn scikit-opt:sko scikit-optimize:skopt scikit-plot:scikitplot scikit-rf:skrf \
+    scikit-survival:sksurv scikit-video:skvideo scitools-iris:iris scvi-tools:scvi sdmx1:sdmx \
+    setuptools:pkg_resources,setuptools skia-python:skia slackclient:slack snowflake-connector-python:snowflake \
+    social-auth-app-django:social_django solidpython:solid SpeechRecognition:speech_recognition stomp.py:stomp \
+    systemd-python:systemd TA-Lib:talib tabula-py:tabula toolz:tlz,toolz umap-learn:umap vcrpy:vcr \
+    vl-convert-python:vl_convert vtk:vtkmodules weaviate-client:weaviate websocket-client:websocket \
+    Wikipedia-API:wikipediaapi wrf-python:wrf wxPython:wx zipline-reloaded:zipline";
+/// Names that are most often looked for under another package, or none.
+const COMMONEST: &str = "PIL cv2 sklearn yaml bs4 dateutil dotenv docx fitz jwt Crypto git serial magic hydra grpc \
+    kafka socks jose decouple tree snappy osgeo ldap telegram socketio community stl barcode whisper ffmpeg pdfminer \
+    absl skopt talib shapefile rest_framework nmap cpuinfo vl_convert dask pyximport";
+
+/// The text in three quotes behind a word of worker.py.
+fn list_in_worker(start: &str) -> Vec<&'static str> {
+    let worker = include_str!("../../src/worker.py");
+    let text = worker.split(start).nth(1).expect(start).split("\"\"\"").nth(1).unwrap();
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn every_row_of_the_table_names_a_package_that_has_the_module() {
+    let rows = list_in_worker("PACKAGES = ");
+    let refused = list_in_worker("REFUSED = ");
+    let mut names = std::collections::BTreeSet::new();
+    for row in &rows {
+        let (module, package) = row.split_once('=').expect(row);
+        let served = SERVED.split(' ').filter_map(|fact| fact.split_once(':'));
+        let mut served = served.filter(|(name, _)| *name == package.split(['[', '<']).next().unwrap());
+        let (_, modules) = served.next().unwrap_or_else(|| panic!("{package} is not known here"));
+        assert!(modules.split(',').any(|it| it == module), "{package} has {modules}, not {module}");
+        assert!(names.insert(module) && !refused.contains(&module), "{module} is there twice");
+    }
+    assert!(rows.len() >= 80, "{}", rows.len());
+    let absent: Vec<_> = COMMONEST.split_whitespace().filter(|name| !names.contains(name)).collect();
+    assert!(absent.is_empty(), "{absent:?}");
 }
 
 // ---- the environment -----------------------------------------------------------------------------------------------
@@ -652,7 +957,7 @@ fn an_environment_that_does_not_run_any_more_is_made_anew_with_a_note() {
     symlink("/nowhere/python", env.join("bin/python")).unwrap();
     let mut server = Server::with(|builder| with_uv(&folder, builder));
     assert_eq!(server.ok("1 + 1"), NOTE);
-    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5]\n42");
     drop(server);
     // The Python is there, and fails.
     fs::remove_file(env.join("bin/python")).unwrap();

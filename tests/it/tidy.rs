@@ -536,12 +536,15 @@ fn the_worker_imports_the_standard_library_alone_and_starts_no_thread() {
         "io",
         "itertools",
         "faulthandler",
+        "importlib",
         "json",
         "linecache",
         "opcode",
         "os",
         "select",
+        "shlex",
         "signal",
+        "site",
         "sys",
         "textwrap",
         "time",
@@ -577,7 +580,7 @@ fn the_worker_begins_with_the_protocol() {
     let head = worker.strip_prefix("\"\"\"").expect("a docstring").split("\"\"\"").next().unwrap();
     assert!(head.contains("Protocol:"), "{head}");
     let code = &worker[head.len() + 6..];
-    for operation in ["run", "startup", "list_vars", "reset", "ready", "part", "done"] {
+    for operation in ["run", "startup", "list_vars", "reset", "look", "install", "ready", "part", "done"] {
         assert!(head.contains(&format!("\"op\": \"{operation}\"")), "{operation} is not explained");
         let used = code.contains(&format!("\"{operation}\"")) || code.contains(&format!("def {operation}("));
         assert!(used, "{operation} is explained, but not used");
