@@ -543,6 +543,7 @@ fn the_worker_imports_the_standard_library_alone_and_starts_no_thread() {
         "select",
         "signal",
         "sys",
+        "tempfile",
         "textwrap",
         "time",
         "traceback",
