@@ -91,8 +91,9 @@
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
 //! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
 //! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` and the folder of `install`,
-//! and nowhere else, but for two cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the
-//! configuration, and where interpreters.json is a link, the file that it leads to is replaced.
+//! and nowhere else, but for three cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the
+//! configuration; where interpreters.json is a link, the file that it leads to is replaced; and what a cell is given as
+//! stdin stands in a file without a name in TMPDIR while somebody can read it.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -1087,8 +1088,9 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
         }"#, "\
 Run Python code in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the \
 last expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
-matplotlib figures as images. Top-level `await` works. stdin is empty unless given: input() fails at once. An exception, time-out \
-or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
+matplotlib figures as images. Top-level `await` works. stdin is empty unless given: input() fails at once. An \
+exception, time-out or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the \
+variables are gone. \
 A call may end before a long cell does: it shows the output so far, and `wait` the rest. Output over 25,000 characters \
 is shown with its head and tail and ends with the path of a file that holds all of it."
     ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX})),
@@ -4999,7 +5001,7 @@ session where none is found above this process.
 
 /// The options: names; members of the request's body that the words behind the option fill; path of the request, empty
 /// where the option is no action; the paths that it goes with, empty where these are all. With neither members nor a
-/// path it is a flag.
+/// path it is a flag. FILE is none, but goes with others likewise; `help` and `version` are no paths: the client answers.
 #[rustfmt::skip] // a table
 const OPTIONS: [[&str; 4]; 22] = [
     ["-i, --interpreter", "interpreter", "", "/execute /wait /interrupt /tools/reset /tools/list_vars"],
@@ -5022,13 +5024,9 @@ const OPTIONS: [[&str; 4]; 22] = [
     ["--save", "", "", "/tools/add_interpreter"],
     ["--stop", "name", "/tools/stop_interpreter", ""],
     ["--remove", "", "", "/tools/stop_interpreter"],
-    ["-h, --help", "", HELP, ""],
-    ["--version", "", SHOW_VERSION, ""],
+    ["-h, --help", "", "help", ""],
+    ["--version", "", "version", ""],
 ];
-
-/// These two are answered by the client itself.
-const HELP: &str = "help";
-const SHOW_VERSION: &str = "version";
 
 /// For --history: the answer names the file, which the client prints. Servers ignore what is behind the `?`.
 const HISTORY: &str = "/tools/get_session_info?history";
@@ -5039,7 +5037,7 @@ struct Order {
     body: Object,       // of the request
     argv: Vec<String>,  // FILE and its arguments, or those of -c
     socket: Option<String>,
-    is_full: bool, // all is printed, byte by byte
+    is_full: bool, // every byte is printed
 }
 
 /// Why the client ends without an answer: a line for people, and the exit code. With 0 it is what they asked for.
@@ -5107,8 +5105,8 @@ fn read_words(words: &[OsString]) -> Result<Order, ClientError> {
         let option = find_option(name)?;
         let [_, members, path, _] = *option;
         match path {
-            HELP => return Err(ClientError { why: CLIENT_USAGE.into(), exit: 0 }),
-            SHOW_VERSION => return Err(ClientError { why: version_line(), exit: 0 }),
+            "help" => return Err(ClientError { why: CLIENT_USAGE.into(), exit: 0 }),
+            "version" => return Err(ClientError { why: version_line(), exit: 0 }),
             _ => given.push((name.to_owned(), option)),
         }
         for member in members.split_whitespace() {
@@ -5131,7 +5129,7 @@ fn read_words(words: &[OsString]) -> Result<Order, ClientError> {
     }
     let path = path_of(&given)?;
     // These two are for the client itself; the rest of the body goes to the server.
-    let is_full = body.remove("full").is_some() || stdout_is_a_file_of_its_own();
+    let is_full = body.remove("full").is_some();
     let socket = body.remove("socket").and_then(|path| path.as_str().map(str::to_owned));
     Ok(Order { path, body, argv, socket, is_full })
 }
@@ -5262,9 +5260,11 @@ fn run_order(order: Order) -> Result<i32, ClientError> {
     // may have refused it early, and has said why.
     sys::default_sigpipe();
     let unprintable = |error: io::Error| failed(format!("it could not be printed: {error}"));
-    let fold = |is_terminal: bool| if order.is_full || is_terminal { None } else { Some(Overwritten::default()) };
-    let folds = [fold(io::stdout().is_terminal()), fold(io::stderr().is_terminal())];
-    let mut printer = Printer { is_full: order.is_full, folds, ..Printer::default() };
+    let is_kept = order.is_full || stdout_is_a_file_of_its_own();
+    let fold = |is_needed: bool| if is_needed { Some(Overwritten::default()) } else { None };
+    let of_stdout = fold(!is_kept && !io::stdout().is_terminal());
+    let of_stderr = fold(!order.is_full && !io::stderr().is_terminal());
+    let mut printer = Printer { is_full: is_kept, folds: [of_stdout, of_stderr], ..Printer::default() };
     for line in lines {
         if order.path == HISTORY {
             return print_history(&line);

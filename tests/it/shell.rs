@@ -370,7 +370,7 @@ fn more_than_16_mib_on_stdin_is_refused_in_words() {
 
 #[test]
 fn of_a_line_that_is_written_over_only_the_last_is_shown_unless_full_is_said() {
-    let (_server, socket) = start();
+    let (server, socket) = start();
     let show = "import sys, time\ndef show(text, to=sys.stdout):\n    to.write(text); to.flush(); time.sleep(0.01)\n";
     let run = |words: &[&str], code: &str| run(&socket, &[words, &["-c", &format!("{show}{code}")]].concat());
     for (code, out, err) in [
@@ -398,6 +398,12 @@ fn of_a_line_that_is_written_over_only_the_last_is_shown_unless_full_is_said() {
     let err = run(&["-t", "0.3"], &format!("{bar}while True: pass")).2;
     assert!(err.starts_with("2%\n[mcp-py: interrupted"), "{err}");
     expect(run(&["--full"], "print('a\\rb\\n\\rc', end='')"), 0, "a\rb\n\rc", "");
+    // A file gets every byte of what is sent there; what is not sent there is folded all the same.
+    let path = server.folder().path().join("out");
+    let code = format!("{show}show('\\r1%\\r2%')\n{bar}");
+    let child = client(&socket, &["-c", &code]).stdout(File::create(&path).unwrap()).spawn().unwrap();
+    expect(said(child), 0, "", "2%");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "\r1%\r2%");
 }
 
 #[test]
