@@ -5001,7 +5001,8 @@ session where none is found above this process.
 
 /// The options: names; members of the request's body that the words behind the option fill; path of the request, empty
 /// where the option is no action; the paths that it goes with, empty where these are all. With neither members nor a
-/// path it is a flag. FILE is none, but goes with others likewise; `help` and `version` are no paths: the client answers.
+/// path it is a flag. FILE is no option, but goes with others likewise. `help` and `version` are no paths: the client
+/// answers itself.
 #[rustfmt::skip] // a table
 const OPTIONS: [[&str; 4]; 22] = [
     ["-i, --interpreter", "interpreter", "", "/execute /wait /interrupt /tools/reset /tools/list_vars"],
