@@ -5478,7 +5478,8 @@ impl Printer {
 }
 
 /// What a terminal would show of lines that are written over behind carriage returns, as progress bars do: only what
-/// stood last. Text comes in pieces of any size. What was given out stays: what is written over it is a line of its own.
+/// stood last. Text comes in pieces of any size. What was given out stays: what is written over it is a line of its
+/// own.
 #[derive(Default)]
 struct Overwritten {
     line: String,       // what stands on the last line and was not given out
