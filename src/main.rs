@@ -93,9 +93,10 @@
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
 //! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
 //! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` (with the history of the
-//! client's console) and the folder of `install`, and nowhere else, but for two cases: `doctor` makes and removes a
-//! file in TMPDIR, /tmp and the folder for the configuration, and where interpreters.json is a link, the file that it
-//! leads to is replaced.
+//! client's console) and the folder of `install`, and nowhere else, but for three cases: `doctor` makes and removes a
+//! file in TMPDIR, /tmp and the folder for the configuration; where interpreters.json is a link, the file that it leads
+//! to is replaced; and what a cell is given as stdin stands in a file without a name in TMPDIR while somebody can read
+//! it.
 
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -128,7 +129,7 @@ const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: 
 const REGISTER: &str = "claude mcp add python-interpreter -- mcp-py-server";
 const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.sock`, `{host pid}.sock`
 
-const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it
+const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it; the client's stdin
 const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
 const PEERS_MAX: usize = 64; // connections to the bridge that are served; as many more are told that it is full
 const STREAM_BYTES_AHEAD: usize = 1 << 20; // what a stream may be ahead of its reader, until its cell has to wait
@@ -149,6 +150,7 @@ const NOTE_CHARS_MAX: usize = 10_000; // a longer note loses its middle
 const NOTES_MAX: usize = 128; // of a cell while it runs, about figures and installs
 const NOTICES_MAX: usize = 8; // about earlier cells and processes, in one answer: the last ones
 const CODE_SHOWN_CHARS: usize = 80; // of a running cell's first line
+const LINE_BYTES_HELD: usize = 64 << 10; // of a line that may yet be written over; more is shown as it is
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; longer output goes to a file
 const TAIL_BYTES: usize = 4 * (TAIL_CHARS + 1); // and a character cut in two
@@ -217,11 +219,16 @@ const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists:
 // ── 2. Main and roles ────────────────────────────────────────────────────────────────────────────────────────────────
 
 const USAGE: &str = "\
-usage: mcp-py server             speak MCP on stdin and stdout (also under the name mcp-py-server)
-       mcp-py client …           run code in the session's Python (also as mcp-py-client; client --help says more)
-       mcp-py install [--dir D]  copy this program and its two names to D (~/.local/bin), and try them
-       mcp-py doctor             say what it finds on this machine, and what to do about it
-       mcp-py --version | --help
+usage: mcp-py server             speak MCP on stdin and stdout
+       mcp-py client …           run code in the session's Python
+       mcp-py install [--dir D]  copy this program and its two names to D
+                                 (~/.local/bin), and try them
+       mcp-py doctor             say what it finds on this machine, and what to
+                                 do about it
+       mcp-py --version
+       mcp-py -h, --help         client --help says more of the client
+
+Under the names mcp-py-server and mcp-py-client it is the server and the client.
 ";
 
 fn main() -> ExitCode {
@@ -236,9 +243,8 @@ fn main() -> ExitCode {
     let plain: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or("?")).collect();
     match plain[..] {
         ["server"] => serve(),
-        ["client", "--help"] => say(io::stdout(), CLIENT_USAGE, 0),
-        ["--version"] | ["server" | "client", "--version"] => say(io::stdout(), &format!("mcp-py {VERSION}\n"), 0),
-        ["--help"] | ["server", "--help"] => say(io::stdout(), USAGE, 0),
+        ["--version"] | ["server", "--version"] => say(io::stdout(), &version_line(), 0),
+        ["-h" | "--help"] | ["server" | "install" | "doctor", "-h" | "--help"] => say(io::stdout(), USAGE, 0),
         ["client", ..] => ExitCode::from(client(&words[1..])),
         ["server", "client", ..] => ExitCode::from(client(&words[2..])), // where only that name was copied
         ["install"] | ["install", "--dir", _] => match install(words.get(2)) {
@@ -249,8 +255,13 @@ fn main() -> ExitCode {
             let (report, is_good) = doctor();
             say(io::stdout(), &report, if is_good { 0 } else { 1 })
         }
-        _ => say(io::stderr(), USAGE, 2),
+        [] => say(io::stderr(), USAGE, 2),
+        _ => say(io::stderr(), &format!("mcp-py: {:?} is not understood\n{USAGE}", plain.join(" ")), 2),
     }
+}
+
+fn version_line() -> String {
+    format!("mcp-py {VERSION}\n")
 }
 
 /// Writes a text to people; returns the exit code, which is 1 where nobody reads.
@@ -1069,6 +1080,8 @@ enum Action {
 enum Request {
     Run {
         code: String,
+        argv: Vec<String>, // sys.argv for its time; as a script its file's path comes first. Empty: as it was
+        stdin: Option<String>,
     },
     Startup {
         code: String,
@@ -1111,13 +1124,15 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
             "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
             "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."}
+                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."},
+            "stdin": {"type": "string", "description":
+                "What the cell and its child processes read from stdin, as by input()."}
         }"#, "\
 Run Python in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the last \
 expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
-matplotlib figures as images. Top-level `await` works. stdin is empty: input() fails at once. An exception, time-out \
-or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the variables are gone. \
-A call may end before a long cell does: the answer shows the output so far, the cell goes on by itself, and the tool \
+matplotlib figures as images. Top-level `await` works. stdin is empty unless given: input() fails at once. An \
+exception, time-out or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the \
+variables are gone. A call may end before a long cell does: the answer shows the output so far, the cell goes on by itself, and the tool \
 `wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
 that holds all of it."
     ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX, "anthropic/alwaysLoad": true})),
@@ -1267,10 +1282,15 @@ impl Server {
     }
 
     fn execute(&mut self, key: u64, given: &Object) {
+        self.run_cell(key, given, Vec::new());
+    }
+
+    fn run_cell(&mut self, key: u64, given: &Object, argv: Vec<String>) {
         if let Some(wait) = seconds(given, "wait") {
             self.front.limit_wait(key, Some(wait));
         }
-        self.run_in(key, given, Request::Run { code: owned(given, "code") });
+        let stdin = text(given, "stdin").map(str::to_owned);
+        self.run_in(key, given, Request::Run { code: owned(given, "code"), argv, stdin });
     }
 
     fn run_in(&mut self, key: u64, given: &Object, request: Request) {
@@ -2183,11 +2203,16 @@ impl Interpreter {
     fn start(&mut self, cell: Cell, front: &mut Frontend) {
         let mut number = None;
         let (title, request) = match &cell.request {
-            Request::Run { code } => {
+            Request::Run { code, argv, stdin } => {
                 self.cells += 1;
                 number = Some(self.cells);
-                let code = Value::from(code.as_str());
-                let request = format!("{{\"op\":\"run\",\"number\":{},\"code\":{code}}}", self.cells);
+                let request = format!(
+                    "{{\"op\":\"run\",\"number\":{},\"code\":{},\"argv\":{},\"stdin\":{}}}",
+                    self.cells,
+                    json!(code),
+                    json!(argv),
+                    json!(stdin)
+                );
                 (format!("cell {}", self.cells), request)
             }
             Request::Startup { code } => {
@@ -2197,7 +2222,7 @@ impl Interpreter {
             Request::Reset | Request::Restarted => ("reset".into(), json!({"op": "reset"}).to_string()),
         };
         let door = front.door(cell.key);
-        if let Request::Run { code } = &cell.request {
+        if let Request::Run { code, .. } = &cell.request {
             let whose = if door == 0 { "execute" } else { "client" };
             front.files.record_start(&title, &self.name, whose, code);
         }
@@ -2453,7 +2478,7 @@ const NOT_STOPPED: &str = "but it has not stopped: it is in code that does not h
 impl RunningCell {
     fn new(cell: Cell, number: Option<u64>, title: String, door: usize) -> RunningCell {
         let code = match &cell.request {
-            Request::Run { code } => code.lines().find(|line| !line.trim().is_empty()).unwrap_or_default(),
+            Request::Run { code, .. } => code.lines().find(|line| !line.trim().is_empty()).unwrap_or_default(),
             _ => "",
         };
         let readers = if cell.key == STARTUP_SCRIPT { VecDeque::new() } else { VecDeque::from([cell.key]) };
@@ -4786,9 +4811,12 @@ impl Server {
             }
             Endpoint::Execute => {
                 let form = form_of(&given, is_chunked)?;
-                let given = checked("execute", given, &["code", "interpreter", "timeout", "wait"])?;
+                let argv =
+                    serde_json::from_value::<Option<Vec<String>>>(given.get("argv").cloned().unwrap_or_default());
+                let argv = argv.map_err(|why| format!("\"argv\": {why}"))?;
+                let given = checked("execute", given, &["code", "interpreter", "timeout", "wait", "stdin"])?;
                 let key = self.open_peer_call(peer, form);
-                self.execute(key, &given);
+                self.run_cell(key, &given, argv.unwrap_or_default());
             }
             Endpoint::Wait => {
                 let form = form_of(&given, is_chunked)?;
@@ -5050,62 +5078,86 @@ impl EventStream {
 // ── 12. The client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 const CLIENT_USAGE: &str = "\
-usage: mcp-py-client [options] [FILE | -c CODE]    code from stdin when neither is given (mcp-py-client <<'PY' … PY)
-  -i, --interpreter NAME   which one, \"builtin\" unless said
-  -t, --timeout SECONDS    interrupt the cell after that; 0 = never
-  --detach                 start the cell and leave; it goes on by itself
-  --full                   nothing is cut (the default where stdout is a file)
-  --socket PATH            instead of looking for the session (MCP_PY_SOCKET)
-instead of code:  --wait (follow what goes on by itself)  --interrupt  --reset [--restart]  --list-vars
-                  --interpreters  --info  --history (what was run)  --help  --version
-                  --add NAME PYTHON [--save]  --stop NAME [--remove]
-at a terminal without code: a console, whose blocks are cells of the session
+usage: mcp-py-client [options] [FILE [ARG…] | -c CODE [ARG…]]
+
+Runs code in this session's Python. Without FILE and -c the code comes from
+stdin; where that is a terminal, this is a console, whose blocks are cells of
+the session. Options stand before FILE and its arguments.
+
+  -i, --interpreter NAME    which one, \"builtin\" unless said
+  -t, --timeout SECONDS     interrupt the cell after that; 0 = never
+  --stdin                   with FILE or -c: the cell reads what is on stdin
+  --detach                  start the cell and leave; it goes on by itself
+  --full                    print all, and all that progress bars write (the
+                            default where stdout is a file of its own)
+  --socket PATH             the server's, instead of looking for the session
+
+Instead of code:
+  --wait                    follow the cell that goes on by itself
+  --interrupt               interrupt what runs
+  --reset [--restart]       delete all variables [by a new process]
+  --list-vars               the names of the variables
+  --interpreters, --info    the Pythons, the session; as JSON
+  --history                 what was run in this session
+  --add NAME PYTHON [--save], --stop NAME [--remove]
+  -h, --help, --version
+
+Exit code: 0; 1 the cell raised; that of its exit(); 2 usage; 124 time-out;
+125 no server, or a failure of ours; 130 interrupted; 137 its Python died.
+Environment: MCP_PY_SOCKET stands for --socket, CLAUDE_CODE_SESSION_ID for the
+session where none is found above this process.
+
+  mcp-py-client -t 60 train.py --epochs 3
+  mcp-py-client <<'PY'
+  import sys
+  print(sys.version)
+  PY
 ";
 
-/// The options: names; path of the request, empty where the option is no action; members of its body that the words
-/// behind the option fill. With neither it is a flag.
-const OPTIONS: [(&str, &str, &[&str]); 19] = [
-    ("-i, --interpreter", "", &["interpreter"]),
-    ("-t, --timeout", "", &["timeout"]),
-    ("--socket", "", &["socket"]),
-    ("--client", "", &["client"]), // for --interrupt, by the console: the pid of the client whose cell is meant
-    ("-c", "/execute", &["code"]),
-    ("--reset", "/tools/reset", &[]),
-    ("--list-vars", "/tools/list_vars", &[]),
-    ("--interpreters", "/tools/list_interpreters", &[]),
-    ("--info", "/tools/get_session_info", &[]),
-    ("--interrupt", "/interrupt", &[]),
-    ("--wait", "/wait", &[]),
-    ("--history", HISTORY, &[]),
-    ("--add", "/tools/add_interpreter", &["name", "python_path"]),
-    ("--stop", "/tools/stop_interpreter", &["name"]),
-    ("--full", "", &[]),
-    ("--detach", "", &[]),
-    ("--save", "", &[]),
-    ("--remove", "", &[]),
-    ("--restart", "", &[]),
+/// The options: names; members of the request's body that the words behind the option fill; path of the request, empty
+/// where the option is no action; the paths that it goes with, empty where these are all. With neither members nor a
+/// path it is a flag. FILE is no option, but goes with others likewise. `help` and `version` are no paths: the client
+/// answers itself.
+#[rustfmt::skip] // a table
+const OPTIONS: [[&str; 4]; 23] = [
+    ["-i, --interpreter", "interpreter", "", "/execute /wait /interrupt /tools/reset /tools/list_vars"],
+    ["-t, --timeout", "timeout", "", "/execute"],
+    ["--stdin", "", "", "/execute"],
+    ["--detach", "", "", "/execute"],
+    ["--full", "", "", ""],
+    ["--socket", "socket", "", ""],
+    ["--client", "client", "", "/interrupt"], // by the console: the pid of the client whose cell is meant
+    ["-c", "code", "/execute", ""],
+    ["FILE", "", "/execute", ""],
+    ["--wait", "", "/wait", ""],
+    ["--interrupt", "", "/interrupt", ""],
+    ["--reset", "", "/tools/reset", ""],
+    ["--restart", "", "", "/tools/reset"],
+    ["--list-vars", "", "/tools/list_vars", ""],
+    ["--interpreters", "", "/tools/list_interpreters", ""],
+    ["--info", "", "/tools/get_session_info", ""],
+    ["--history", "", HISTORY, ""],
+    ["--add", "name python_path", "/tools/add_interpreter", ""],
+    ["--save", "", "", "/tools/add_interpreter"],
+    ["--stop", "name", "/tools/stop_interpreter", ""],
+    ["--remove", "", "", "/tools/stop_interpreter"],
+    ["-h, --help", "", "help", ""],
+    ["--version", "", "version", ""],
 ];
 
 /// For --history: the answer names the file, which the client prints. Servers ignore what is behind the `?`.
 const HISTORY: &str = "/tools/get_session_info?history";
 
-/// The flags that belong to one action each, by its path.
-const FLAGS: [(&str, &str); 4] = [
-    ("detach", "/execute"),
-    ("save", "/tools/add_interpreter"),
-    ("remove", "/tools/stop_interpreter"),
-    ("restart", "/tools/reset"),
-];
-
 /// What the command line asks for.
 struct Order {
     path: &'static str, // of the bridge
     body: Object,       // of the request
+    argv: Vec<String>,  // FILE and its arguments, or those of -c
     socket: Option<String>,
-    is_full: bool, // nothing is cut
+    is_full: bool, // every byte is printed
 }
 
-/// Why the client ends without an answer: a line for people, and the exit code.
+/// Why the client ends without an answer: a line for people, and the exit code. With 0 it is what they asked for.
 struct ClientError {
     why: String,
     exit: i32,
@@ -5120,36 +5172,30 @@ fn wrong_usage(why: impl Into<String>) -> ClientError {
 }
 
 fn client(words: &[OsString]) -> u8 {
-    match read_order(words).and_then(|order| run_order(order, words)) {
-        Ok(exit) => exit as u8,
-        Err(ClientError { why, exit }) => {
-            let _ = writeln!(io::stderr(), "mcp-py-client: {why}");
-            exit as u8
-        }
-    }
+    let ClientError { why, exit } = match read_order(words).and_then(|order| run_order(order, words)) {
+        Ok(exit) => return exit as u8,
+        Err(error) => error,
+    };
+    let _ = match exit {
+        0 => write!(io::stdout(), "{why}"),
+        _ => writeln!(io::stderr(), "mcp-py-client: {why}"),
+    };
+    exit as u8
 }
 
 fn read_order(words: &[OsString]) -> Result<Order, ClientError> {
     let mut order = read_words(words)?;
+    if order.path == "/execute" {
+        read_code(&mut order)?;
+    }
     let body = &mut order.body;
     if let Some(text) = body.get("timeout").and_then(Value::as_str) {
         let seconds = text.parse().ok().filter(|seconds| SECONDS.contains(seconds));
-        let seconds = seconds.ok_or_else(|| usage(&format!("{text:?} is no time")))?;
+        let seconds = seconds.ok_or_else(|| usage(format!("-t takes seconds, such as 300, not {text:?}")))?;
         body.insert("timeout".into(), json!(seconds));
     }
-    if order.path == "/execute" {
-        if !body.contains_key("code") {
-            if io::stdin().is_terminal() {
-                return Ok(order); // its code will be typed
-            }
-            body.insert("code".into(), code_from_stdin()?.into());
-        }
-        if text(body, "code").is_none_or(|code| code.trim().is_empty()) {
-            return Err(wrong_usage("no code"));
-        }
-        if body.remove("detach").is_some() {
-            body.insert("wait".into(), json!(0));
-        }
+    if body.remove("detach").is_some() {
+        body.insert("wait".into(), json!(0));
     }
     if matches!(order.path, "/execute" | "/wait") {
         body.insert("stream".into(), json!(true));
@@ -5157,52 +5203,133 @@ fn read_order(words: &[OsString]) -> Result<Order, ClientError> {
     Ok(order)
 }
 
-/// What the words stand for; the values of options are not looked at yet.
+/// What the words stand for; the values of options are not looked at yet. Options end at the first plain word: that is
+/// FILE or, behind -c CODE, the first argument of the cell.
 fn read_words(words: &[OsString]) -> Result<Order, ClientError> {
-    let mut paths = Vec::new();
     let mut body = Object::new();
-    let mut takes_options = true;
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match &*word.to_string_lossy() {
-            "-" => paths.push("/execute"),
-            "--" if takes_options => takes_options = false,
-            option if takes_options && option.starts_with('-') => {
-                let named = OPTIONS.iter().find(|(names, ..)| names.split(", ").any(|name| name == option));
-                let Some((_, path, members)) = named else { return Err(usage(&format!("unknown option {option}"))) };
-                if !path.is_empty() {
-                    paths.push(*path);
-                } else if members.is_empty() {
-                    body.insert(option[2..].into(), json!(true));
-                }
-                for member in *members {
-                    let value = words.next().ok_or_else(|| usage(&format!("{option} needs its {member}")))?;
-                    body.insert((*member).into(), utf8(member, value.as_bytes().to_vec())?.into());
-                }
-            }
-            file => {
-                let code = fs::read(word).map_err(|error| failed(format!("{file}: {error}")))?;
-                body.insert("code".into(), utf8("code", code)?.into());
-                paths.push("/execute");
-            }
+    let mut given = Vec::new();
+    let mut argv = Vec::new();
+    let mut words = words.iter().map(|word| utf8("argument", word.as_bytes().to_vec()));
+    while let Some(word) = words.next().transpose()? {
+        if word == "-" || !word.starts_with('-') {
+            argv.push(word);
+            break;
+        }
+        if word == "--" {
+            break;
+        }
+        let (name, mut value) = split_option(&word);
+        let option = find_option(name)?;
+        let [_, members, path, _] = *option;
+        match path {
+            "help" => return Err(ClientError { why: CLIENT_USAGE.into(), exit: 0 }),
+            "version" => return Err(ClientError { why: version_line(), exit: 0 }),
+            _ => given.push((name.to_owned(), option)),
+        }
+        for member in members.split_whitespace() {
+            let next = value.take().map(|value| Ok(value.to_owned())).or_else(|| words.next());
+            let needs = || usage(format!("{name} needs its {}", members.replace(' ', " and ")));
+            body.insert(member.into(), next.ok_or_else(needs)??.into());
+        }
+        if value.is_some() {
+            return Err(usage(format!("{name} takes no value")));
+        }
+        if members.is_empty() && path.is_empty() {
+            body.insert(name[2..].into(), json!(true));
         }
     }
-    let path = paths.pop().unwrap_or("/execute");
-    let has_stray = FLAGS.iter().any(|(flag, of)| body.contains_key(*flag) && path != *of);
-    if has_stray || !paths.is_empty() {
-        let why =
-            "at most one of FILE, -c and an action; --save is --add's, --remove is --stop's, --restart is --reset's, \
-                   and --detach is for code";
-        return Err(usage(why));
+    for word in words {
+        argv.push(word?);
     }
+    if let (false, Some(file)) = (body.contains_key("code"), argv.first()) {
+        given.push((file.clone(), find_option("FILE")?));
+    }
+    let path = path_of(&given)?;
     // These two are for the client itself; the rest of the body goes to the server.
-    let is_full = body.remove("full").is_some() || stdout_is_a_file_of_its_own();
+    let is_full = body.remove("full").is_some();
     let socket = body.remove("socket").and_then(|path| path.as_str().map(str::to_owned));
-    Ok(Order { path, body, socket, is_full })
+    Ok(Order { path, body, argv, socket, is_full })
 }
 
-fn usage(why: &str) -> ClientError {
-    wrong_usage(format!("{why}\n{CLIENT_USAGE}"))
+/// An option, and the value that is written in one word with it: `-t5`, `--timeout=5`.
+fn split_option(word: &str) -> (&str, Option<&str>) {
+    if word.starts_with("--") {
+        return word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+    }
+    let name = first_chars(word, 2);
+    let value = &word[name.len()..];
+    (name, if value.is_empty() { None } else { Some(value) })
+}
+
+fn find_option(name: &str) -> Result<&'static [&'static str; 4], ClientError> {
+    if let Some(option) = OPTIONS.iter().find(|[names, ..]| names.split(", ").any(|one| one == name)) {
+        return Ok(option);
+    }
+    // With one slip of the pen two words have all but that in common, at their ends.
+    let likeness = |known: &&str| {
+        let at_start = known.bytes().zip(name.bytes()).take_while(|(one, other)| one == other).count();
+        let at_end = known.bytes().rev().zip(name.bytes().rev()).take_while(|(one, other)| one == other).count();
+        at_start + at_end
+    };
+    let nearest = OPTIONS.iter().flat_map(|[names, ..]| names.split(", ")).max_by_key(likeness);
+    let hint = match nearest {
+        Some(known) if likeness(&known) > 4 => format!("; did you mean {known}?"),
+        _ => String::new(),
+    };
+    Err(usage(format!("unknown option {name}{hint}")))
+}
+
+/// The path of what is to be done, which is one thing; all options must go with it.
+fn path_of(given: &[(String, &'static [&'static str; 4])]) -> Result<&'static str, ClientError> {
+    let mut actions = given.iter().filter(|(_, [_, _, path, _])| !path.is_empty());
+    let (action, path) = match actions.next() {
+        Some((name, [_, _, path, _])) => (name.as_str(), *path),
+        None => ("code from stdin", "/execute"),
+    };
+    let is_stray = |paths: &str| !paths.is_empty() && !paths.split(' ').any(|one| one == path);
+    let stray = given.iter().find(|(_, [.., paths])| is_stray(paths));
+    match actions.next().or(stray) {
+        Some((name, _)) => Err(usage(format!("{name} does not go with {action}"))),
+        None => Ok(path),
+    }
+}
+
+fn usage(why: String) -> ClientError {
+    wrong_usage(why + " (try --help)")
+}
+
+/// Puts the code into the body, with its arguments and what it reads from stdin. Where it is to be typed at a terminal,
+/// the body has none.
+fn read_code(order: &mut Order) -> Result<(), ClientError> {
+    let Order { body, argv, .. } = order;
+    let takes_stdin = body.remove("stdin").is_some();
+    let file = argv.first_mut().filter(|file| *file != "-");
+    let mut from = "-c".to_owned();
+    if body.contains_key("code") {
+        if !argv.is_empty() {
+            argv.insert(0, from.clone());
+        }
+    } else if let Some(file) = file {
+        from = file.clone();
+        let failed = |error: io::Error| failed(format!("{from}: {error}"));
+        body.insert("code".into(), utf8("code", fs::read(&from).map_err(failed)?)?.into());
+        *file = std::path::absolute(&from).map_err(failed)?.display().to_string();
+    } else if takes_stdin {
+        return Err(usage("--stdin goes with FILE or -c: without these stdin is the code".into()));
+    } else if io::stdin().is_terminal() {
+        return Ok(()); // it will be typed
+    } else {
+        from = "stdin".into();
+        body.insert("code".into(), read_stdin("code")?.into());
+    }
+    if text(body, "code").is_none_or(|code| code.trim().is_empty()) {
+        return Err(usage(format!("no code: {from} is blank")));
+    }
+    if takes_stdin {
+        body.insert("stdin".into(), read_stdin("stdin")?.into());
+    }
+    body.insert("argv".into(), json!(argv));
+    Ok(())
 }
 
 /// Whether somebody keeps the output, as by `> FILE`. With `&> FILE` it may be an agent that reads it back.
@@ -5211,10 +5338,14 @@ fn stdout_is_a_file_of_its_own() -> bool {
     stdout.is_file() && inode(stdout) != inode(Path::new("/dev/fd/2"))
 }
 
-fn code_from_stdin() -> Result<String, ClientError> {
-    let mut code = Vec::new();
-    io::stdin().read_to_end(&mut code).map_err(|error| failed(format!("stdin: {error}")))?;
-    utf8("code", code)
+fn read_stdin(what: &str) -> Result<String, ClientError> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().take(REQUEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| failed(format!("stdin: {error}")))?;
+    if bytes.len() > REQUEST_BYTES_MAX {
+        return Err(wrong_usage("stdin has more than 16 MiB: put it in a file that the cell reads"));
+    }
+    utf8(what, bytes)
 }
 
 fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
@@ -5243,7 +5374,11 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     // may have refused it early, and has said why.
     sys::default_sigpipe();
     let unprintable = |error: io::Error| failed(format!("it could not be printed: {error}"));
-    let mut printer = Printer { is_full: order.is_full, ..Printer::default() };
+    let is_kept = order.is_full || stdout_is_a_file_of_its_own();
+    let fold = |is_needed: bool| if is_needed { Some(Overwritten::default()) } else { None };
+    let of_stdout = fold(!is_kept && !io::stdout().is_terminal());
+    let of_stderr = fold(!order.is_full && !io::stderr().is_terminal());
+    let mut printer = Printer { is_full: is_kept, folds: [of_stdout, of_stderr], ..Printer::default() };
     for line in lines {
         if order.path == HISTORY {
             return print_history(&line);
@@ -5251,7 +5386,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
         let printed = match Reply::from_json(&line) {
             Reply::Stdout(text) => printer.output(STDOUT, &text),
             Reply::Stderr(text) => printer.output(STDERR, &text),
-            Reply::Note(text) => printer.line(STDERR, &text),
+            Reply::Note(text) => printer.note(&text),
             Reply::Refused(why) => return Err(failed(why)),
             Reply::End(end) => {
                 let exit = end.exit;
@@ -5309,8 +5444,11 @@ impl Reply {
         }
         let interrupted =
             line["interrupted"].as_bool().map(|was| if was { "interrupted" } else { "nothing was running" });
-        let message = line["structuredContent"]["message"].as_str().or(line["content"][0]["text"].as_str());
-        let text = member("result").or(message.or(interrupted).map(str::to_owned));
+        let structure = &line["structuredContent"];
+        let facts = structure.as_object().and_then(|facts| serde_json::to_string_pretty(facts).ok());
+        let message = structure["message"].as_str().map(str::to_owned).or(facts);
+        let words = line["content"][0]["text"].as_str().or(interrupted);
+        let text = member("result").or(message).or(words.map(str::to_owned));
         let Some(mut text) = text else { return Reply::Note(String::new()) }; // an event of a newer server: ignored
         let is_error = line["is_error"] == true || line["isError"] == true;
         let exit = line["exit_code"].as_i64().unwrap_or(is_error.into()) as i32;
@@ -5328,6 +5466,7 @@ impl Reply {
 #[derive(Default)]
 struct Printer {
     is_full: bool,                   // nothing is cut
+    folds: [Option<Overwritten>; 2], // of stdout, of stderr; None where all is printed as it comes
     is_within_line: [bool; 2],       // on stdout, on stderr
     printed: usize,                  // characters of output
     held: VecDeque<(usize, String)>, // with the stream of each piece
@@ -5359,8 +5498,25 @@ impl Printer {
         self.print(to, &format!("{start}{text}\n"))
     }
 
-    /// Prints output, or holds it back.
+    /// Prints output, but for what may yet be written over.
     fn output(&mut self, to: usize, text: &str) -> io::Result<()> {
+        let Some(fold) = &mut self.folds[to] else { return self.print_or_hold(to, text) };
+        let shown = fold.take(text) + &fold.take_open_line();
+        self.print_or_hold(to, &shown)
+    }
+
+    /// Prints what stands at the end of a stream's output.
+    fn end_output(&mut self, to: usize) -> io::Result<()> {
+        let rest = self.folds[to].as_mut().map(Overwritten::end);
+        self.print_or_hold(to, &rest.unwrap_or_default())
+    }
+
+    fn note(&mut self, text: &str) -> io::Result<()> {
+        self.end_output(STDERR)?;
+        self.line(STDERR, text)
+    }
+
+    fn print_or_hold(&mut self, to: usize, text: &str) -> io::Result<()> {
         if self.is_full {
             return self.print(to, text);
         }
@@ -5368,15 +5524,14 @@ impl Printer {
         self.printed += head.chars().count();
         self.print(to, head)?;
         let rest = &text[head.len()..];
-        if rest.is_empty() {
-            return Ok(());
+        if !rest.is_empty() {
+            self.held_chars += rest.chars().count();
+            self.held.push_back((to, rest.to_owned()));
+            self.keep_held(TAIL_CHARS + 8); // to spare: the server counts neither the last newlines nor those it adds
         }
-        self.held_chars += rest.chars().count();
-        self.held.push_back((to, rest.to_owned()));
-        self.keep_held(TAIL_CHARS + 8); // to spare: the server counts neither the last newlines nor those it adds
-        let has_lost_reader = sys::poll(&mut [sys::watch(1, libc::POLLHUP)], Instant::now());
-        if to == STDOUT && has_lost_reader {
-            return self.print(STDOUT, "\n"); // this ends us, by SIGPIPE
+        let has_printed = to == STDERR || !head.is_empty();
+        if !has_printed && sys::poll(&mut [sys::watch(1, libc::POLLHUP)], Instant::now()) {
+            return self.print(STDOUT, "\n"); // nobody reads any more: this ends us, by SIGPIPE
         }
         Ok(())
     }
@@ -5397,10 +5552,13 @@ impl Printer {
 
     /// Prints what was held back, and the end of the answer.
     fn end(&mut self, end: End) -> io::Result<()> {
+        for to in [STDOUT, STDERR] {
+            self.end_output(to)?;
+        }
         let is_result = !end.is_error && end.exit == 0;
         if is_result && !end.text.is_empty() {
             let start = if self.output_is_within_line() { "\n" } else { "" };
-            self.output(STDOUT, &format!("{start}{}\n", end.text))?;
+            self.print_or_hold(STDOUT, &format!("{start}{}\n", end.text))?;
         }
         let truncation = end.truncation.filter(|_| !self.is_full);
         if truncation.is_some() {
@@ -5414,7 +5572,7 @@ impl Printer {
         for (to, text) in mem::take(&mut self.held) {
             self.print(to, &text)?;
         }
-        if let Some(truncation) = &truncation {
+        if let Some(truncation) = truncation.filter(|_| self.left_out != [0, 0]) {
             self.line(STDERR, &truncation.notice())?;
         }
         if is_result {
@@ -5429,6 +5587,60 @@ impl Printer {
             Some((_, text)) => !text.ends_with('\n'),
             None => self.is_within_line[STDOUT],
         }
+    }
+}
+
+/// What a terminal would show of lines that are written over behind carriage returns, as progress bars do: only what
+/// stood last. Text comes in pieces of any size. What was given out stays: what is written over it is a line of its
+/// own.
+#[derive(Default)]
+struct Overwritten {
+    line: String,       // what stands on the last line and was not given out
+    is_given_out: bool, // the beginning of the last line was
+    has_returned: bool, // its last character is a carriage return: what follows is written over it
+    is_rewritten: bool, // there was one in it
+}
+
+impl Overwritten {
+    /// Takes a piece; gives out the lines that it completes.
+    fn take(&mut self, text: &str) -> String {
+        let mut shown = String::new();
+        for part in text.split_inclusive(['\n', '\r']) {
+            let written = part.trim_end_matches(['\n', '\r']);
+            if self.has_returned && !written.is_empty() {
+                self.has_returned = false;
+                self.line.clear();
+                if mem::take(&mut self.is_given_out) {
+                    shown.push('\n');
+                }
+            }
+            self.line += written;
+            if part.ends_with('\r') {
+                self.has_returned = true;
+                self.is_rewritten = true;
+            } else if part.ends_with('\n') {
+                let end = if self.has_returned { "\r\n" } else { "\n" };
+                shown += &(self.end() + end);
+            } else if self.line.len() > LINE_BYTES_HELD {
+                shown += &mem::take(&mut self.line);
+                self.is_given_out = true;
+            }
+        }
+        shown
+    }
+
+    /// Gives out the beginning of a line in which nothing was written over yet, for who watches.
+    fn take_open_line(&mut self) -> String {
+        if self.is_rewritten || self.line.is_empty() {
+            return String::new();
+        }
+        self.is_given_out = true;
+        mem::take(&mut self.line)
+    }
+
+    /// Gives out what stands on the last line, where no more text comes.
+    fn end(&mut self) -> String {
+        mem::take(self).line
     }
 }
 

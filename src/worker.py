@@ -7,7 +7,8 @@ namespace of its own, whose builtins are a private copy: whatever user code does
 Protocol: one JSON object a line, UTF-8, on the control socket. It arrives as descriptor 0 and is at once moved to a
 private close-on-exec descriptor (I6). The server sends a request and waits for `done` before it sends the next.
 
-    server -> worker   {"op": "run", "number": n, "code": text}       a cell
+    server -> worker   {"op": "run", "number": n, "code": text, "argv": [text], "stdin": text or null}
+                       a cell; as a script its file's path comes first in argv, which is empty where none is given
                        {"op": "startup", "code": text}                the startup script
                        {"op": "list_vars"}, {"op": "reset"}
                        {"op": "looked", "number": n, "project": path, "environments": [[name, path]], "uv": bool,
@@ -157,7 +158,7 @@ received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
 asked = set()  # modules that this cell wanted to have installed
 install_notes = []  # of this cell: why nothing was installed, or what to do after an install
-may_fail = {}  # by cell: the lines in which an import may fail
+may_fail = {}  # by cell, or by the file that it is: the lines in which an import may fail
 kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
 loop = None  # of top-level await: one for the interpreter's life
 
@@ -167,7 +168,8 @@ class EmptyStdin(FileIO):
     """Below sys.stdin: whoever reads is told at once why there is nothing."""
 
     def refuse(self, *_):
-        raise EOFError("stdin is empty: cells have no input, pass the value in code instead of asking for it")
+        raise EOFError("stdin is empty: read a file, write the value into the code, or give the cell its stdin (an "
+                       "argument of execute; --stdin of mcp-py-client)")
     read = readall = readinto = refuse
 
 def leads_to(descriptor):
@@ -208,11 +210,22 @@ def settle_streams():
             flush(stream)
         if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
             raw = open(descriptor, "wb", closefd=False) if descriptor else BufferedReader(EmptyStdin(0, closefd=False))
-            raw.raw.name = "<%s>" % name  # and `mode`: as Python's own
-            stream = TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True)
-            stream.mode = "w" if descriptor else "r"
-            setattr(sys, name, stream)
+            setattr(sys, name, text_stream(raw, name, "w" if descriptor else "r"))
     return notes
+
+def text_stream(buffer, name, mode):
+    buffer.raw.name = "<%s>" % name  # and `mode`: as Python's own
+    stream = TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
+    stream.mode = mode
+    return stream
+
+def open_stdin(text):
+    """Makes descriptor 0 an unnamed file with this text, for child processes too; returns a stream that reads it."""
+    with late_import("tempfile").TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        dup2(file.fileno(), 0)
+    return text_stream(BufferedReader(FileIO(0, closefd=False)), "stdin", "r")
 
 modules_seen = 0  # by the last look for C code
 flush_c = None  # a function, once there is C code
@@ -415,11 +428,18 @@ def lines_that_may_fail(tree):
             lines.update(range(node.body[0].lineno, node.body[-1].end_lineno + 1))
     return lines
 
+def file_of(request):
+    """The file that a cell is, where it runs as a script."""
+    argv = request.get("argv") or [""]
+    return argv[0] if argv[0].startswith("/") else None
+
 def run_cell(request):
     """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
     name = "<cell %d>" % request["number"] if request["op"] == "run" else "<startup script>"
+    name = file_of(request) or name
     code = request["code"][request["code"].startswith("\ufeff") :]
     remember_source(code, name)
+    may_fail[name] = ()
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
     scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
@@ -619,7 +639,8 @@ def is_cells_own(frame):
     return False
 
 def is_cell(frame):
-    return frame.f_code.co_filename.startswith(("<cell ", "<startup script>"))
+    name = frame.f_code.co_filename
+    return name.startswith(("<cell ", "<startup script>")) or (name in may_fail and frame.f_globals is scope)
 
 def find_pyplot(name, path=None, target=None):
     """The first finder: pyplot's `show`, which can't show anything here, becomes ours."""
@@ -748,14 +769,52 @@ def serve(request):
     interrupted, raises_from, unanswered = False, 0.0, True
     asked.clear()
     install_notes.clear()
-    result, error = guarded(lambda: OPERATIONS[request["op"]](request))
-    if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
-        if error is None or not interrupted:
-            _, failed = guarded(show_figures)
-            error = failed if error is None else error
-        if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
-            guarded(close_figures)
+    try:
+        take_back = lend(request)
+    except Exception as error:  # there is no room for what it is to read, for one: then nothing was lent
+        return answer(None, error)
+    try:
+        result, error = guarded(lambda: OPERATIONS[request["op"]](request))
+        if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
+            if error is None or not interrupted:
+                _, failed = guarded(show_figures)
+                error = failed if error is None else error
+            if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
+                guarded(close_figures)
+    finally:
+        take_back()
     answer(result, error)
+
+def lend(request):
+    """Gives a cell what it has for its own time: what it reads from stdin; as a script its arguments, its name, and
+    the modules of its folder. Returns a function that takes these back."""
+    file, argv, text = file_of(request), request.get("argv"), request.get("stdin")
+    argv_before, stdin_before = getattr(sys, "argv", None), getattr(sys, "stdin", None)
+    file_before, path = scope.get("__file__"), getattr(sys, "path", None)
+    folder = file and (file.rpartition("/")[0] or "/")
+
+    def take_back():
+        if argv:
+            sys.argv = argv_before
+        if text is not None:
+            dup2(spares[0], 0)
+            sys.stdin = stdin_before
+        if file:
+            scope["__file__"] = file_before
+            if file_before is None:
+                del scope["__file__"]
+            if type(path) is list and folder in path:
+                path.remove(folder)
+
+    if text is not None:
+        sys.stdin = open_stdin(text)
+    if argv:
+        sys.argv = argv
+    if file:
+        scope["__file__"] = file
+        if type(path) is list:
+            path.insert(0, folder)
+    return take_back
 
 def hint_at_missing(error):
     """What to do about a module that was not found, if that is the error or led to it; "" if nothing is to be said."""

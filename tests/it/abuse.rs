@@ -365,3 +365,77 @@ fn stdin_is_empty_and_says_so_at_once() {
     }
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
+
+#[test]
+fn what_is_given_as_stdin_is_read_by_its_cell_and_its_children_and_by_no_other() {
+    let mut server = Server::start();
+    server.ok("import io, os, subprocess, sys");
+    let own = server.ok("id(sys.stdin)");
+    let text = "1\ntwo\r\nthrée\u{0}\nleft";
+    let give = |server: &mut Server, code: &str, stdin: &str| {
+        server.call("execute", json!({"code": code, "stdin": stdin})).text
+    };
+    for (code, expected) in [
+        ("input(), input()", "('1', 'two')"),
+        ("sys.stdin.read()", r"'1\ntwo\nthrée\x00\nleft'"),
+        (
+            "sys.stdin.read(3), sys.stdin.readline(), sys.stdin.read(), sys.stdin.read()",
+            r"('1\nt', 'wo\n', 'thrée\x00\nleft', '')",
+        ),
+        ("[len(line) for line in sys.stdin]", "[2, 4, 7, 4]"),
+        ("list(map(len, sys.stdin.readlines())), sys.stdin.readline()", "([2, 4, 7, 4], '')"),
+        ("len(sys.stdin.buffer.read())", "19"),
+        ("len(os.read(0, 99)), os.read(0, 99)", "(19, b'')"),
+        ("os.system('cat | wc -c')", "19\n0"),
+        ("subprocess.run(['head', '-1'], stdout=subprocess.PIPE).stdout", r"b'1\n'"),
+        (
+            "sys.stdin.isatty(), sys.stdin.fileno(), sys.stdin.name, sys.stdin.mode, sys.stdin.encoding",
+            "(False, 0, '<stdin>', 'r', 'utf-8')",
+        ),
+        // However a cell leaves it, the next one finds what is always there.
+        ("input(); 1", "1"),
+        ("sys.stdin.close()", ""),
+        ("os.close(0)", ""),
+        ("sys.stdin = io.StringIO('mine')", ""),
+        ("del sys.stdin", ""),
+        ("sys.exit(0)", ""),
+    ] {
+        let told = give(&mut server, code, text);
+        assert_eq!(told, expected, "{code}");
+        check(&mut server, "os.read(0, 9), id(sys.stdin)", &format!("(b'', {own})"));
+        let text = failure(&mut server, "input()");
+        has(&mut server, &text, &["EOFError: ", "stdin is empty: read a file, ", "give the cell its stdin"]);
+    }
+    let told = give(&mut server, "input()\ninput()", "one line");
+    has(&mut server, &told, &["EOFError"]);
+    assert!(!told.contains("stdin is empty"), "{told}");
+    assert_eq!(give(&mut server, "sys.stdin.read()", ""), "''");
+    // What cells have put in its place is there again behind such a cell.
+    server.ok("sys.stdin = io.StringIO('mine')");
+    assert_eq!(give(&mut server, "input()", "given"), "'given'");
+    check(&mut server, "input()", "'mine'");
+    server.ok("sys.stdin = sys.__stdin__");
+    // An interrupt, a child that goes on, the end of the process.
+    let late = server.call("execute", json!({"code": "input()\nwhile True: pass", "stdin": "x", "timeout": 0.2}));
+    assert!(late.is_error && late.text.contains("KeyboardInterrupt"), "{late:?}");
+    let child = "child = os.fork()\nif child: os.waitpid(child, 0)\nelse: print(input(), flush=True)";
+    assert_eq!(give(&mut server, child, "to the child"), "to the child");
+    check(&mut server, "os.read(0, 9)", "b''");
+    assert!(give(&mut server, "os._exit(0)", "x").contains("exited with code 0"));
+    let text = failure(&mut server, "input()");
+    has(&mut server, &text, &["stdin is empty"]);
+    let wrong = server.call("execute", json!({"code": "ran = 1", "stdin": 5}));
+    assert!(wrong.is_error && wrong.text.contains("argument \"stdin\" must be a string, got 5"), "{wrong:?}");
+}
+
+#[test]
+fn where_no_file_for_stdin_can_be_made_the_cell_is_not_run_and_says_why() {
+    let mut server = Server::start();
+    server.ok("import os, sys, tempfile\ndef refuse(*_, **__): raise OSError(28, 'No space left on device')");
+    server.ok("kept, tempfile.TemporaryFile = tempfile.TemporaryFile, refuse");
+    let told = server.call("execute", json!({"code": "ran = 1", "stdin": "x"}));
+    assert!(told.is_error && told.text.contains("No space left on device"), "{told:?}");
+    check(&mut server, "'ran' in globals(), os.read(0, 9)", "(False, b'')");
+    server.ok("tempfile.TemporaryFile = kept");
+    assert_eq!(server.call("execute", json!({"code": "input()", "stdin": "x"})).text, "'x'");
+}

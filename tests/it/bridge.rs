@@ -177,6 +177,23 @@ fn a_cell_that_fails_says_how_in_its_exit_code() {
 }
 
 #[test]
+fn a_cell_can_be_given_its_stdin_and_its_arguments() {
+    let (mut server, socket) = start();
+    let tell = |body: Value| ask(&socket, &post("/execute", &body));
+    let code = "import sys; sys.argv, input(), globals().get('__file__')";
+    let told = tell(json!({"code": code, "stdin": "a\nb", "argv": ["/p/x.py", "y"]})).json();
+    assert_eq!(told["result"], "(['/p/x.py', 'y'], 'a', '/p/x.py')");
+    let told = tell(json!({"code": code, "stdin": "a", "argv": null})).json();
+    assert_eq!(told["result"], "(['-c'], 'a', None)");
+    for (member, value) in [("stdin", json!(5)), ("argv", json!("x")), ("argv", json!([1]))] {
+        let refused = tell(json!({"code": "ran = 1", member: value}));
+        assert_eq!(refused.status, 400);
+        assert!(refused.json()["detail"].as_str().unwrap().contains(&format!("\"{member}\"")), "{refused:?}");
+    }
+    assert_eq!(server.call("list_vars", json!({})).text, "sys");
+}
+
+#[test]
 fn every_tool_is_served_and_answers_as_in_mcp() {
     let (mut server, socket) = start();
     server.ok("x = 5");

@@ -170,15 +170,35 @@ fn each_role_has_help_and_a_version_and_refuses_what_it_does_not_know() {
         let program = folder.bin().join(name);
         let version = run(&folder, &program, &["--version"]);
         assert_eq!(text(&version.stdout), format!("mcp-py {}\n", env!("CARGO_PKG_VERSION")), "{name}");
-        let help = run(&folder, &program, &["--help"]);
-        assert!(help.status.success() && text(&help.stdout).starts_with("usage: mcp-py"), "{name}");
         let unknown = run(&folder, &program, &["--nonsense"]);
         assert_eq!(unknown.status.code(), Some(2), "{name}");
-        assert!(text(&unknown.stderr).contains("usage: mcp-py") && unknown.stdout.is_empty(), "{name}");
+        assert!(text(&unknown.stderr).contains("--nonsense") && unknown.stdout.is_empty(), "{name}");
     }
-    for words in [&["install", "--dir"][..], &["install", "x"], &["nonsense"], &[]] {
+    for words in [&["server", "x"][..], &["install", "--dir"], &["install", "x"], &["doctor", "x"], &["nonsense"], &[]]
+    {
         let output = run(&folder, binary(), words);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""), "{words:?}");
+        let told = text(&output.stderr);
+        assert!(told.contains("usage: mcp-py ") && told.contains(&words.join(" ")), "{words:?}: {told}");
+    }
+}
+
+#[test]
+fn help_comes_by_either_name_in_every_role_and_fits_a_terminal() {
+    let folder = Folder::new();
+    for role in [&[][..], &["server"], &["client"], &["client", "-t", "5"], &["install"], &["doctor"]] {
+        for option in ["-h", "--help"] {
+            let help = run(&folder, binary(), &[role, &[option]].concat());
+            let page = text(&help.stdout);
+            assert!(help.status.success() && help.stderr.is_empty(), "{role:?} {option}: {page}");
+            assert!(page.lines().all(|line| line.chars().count() <= 80), "{role:?}: {page}");
+            let start = if role.contains(&"client") { "usage: mcp-py-client " } else { "usage: mcp-py server " };
+            assert!(page.starts_with(start), "{role:?} {option}: {page}");
+        }
+    }
+    let page = text(&run(&folder, binary(), &["client", "-h"]).stdout);
+    for word in ["FILE", "--stdin", "124", "125", "130", "137", "MCP_PY_SOCKET", "CLAUDE_CODE_SESSION_ID", "<<'PY'"] {
+        assert!(page.contains(word), "{word}: {page}");
     }
 }
 

@@ -6,7 +6,7 @@
 //! tests/interop/packages.py uses the real uv and pip.
 
 use crate::cells::{check, failure, has, lacks};
-use crate::client::{python, Builder, Folder, Server, DEADLINE};
+use crate::client::{binary, python, Builder, Folder, Server, DEADLINE};
 use crate::procs::{self, eventually};
 use serde_json::json;
 use std::fs;
@@ -106,6 +106,27 @@ fn an_import_in_a_function_of_an_earlier_cell_or_by_import_module_installs_too()
     let names: String = (0..300).map(|n| format!("n{n} = {n}\n")).collect();
     let text = server.ok(&format!("{names}import zz_far; zz_far.value"));
     assert_eq!(text, "[mcp-py: installed zz_far 1.5]\n42");
+}
+
+/// It is a cell while the client runs it, and a library where a cell imports it.
+#[test]
+fn what_a_script_imports_is_installed_but_not_where_its_failure_is_expected_or_it_is_imported() {
+    let mut server = start();
+    let info = server.call("get_session_info", json!({})).structured;
+    let file = server.folder().project().join("script.py");
+    let code =
+        "import zz_one\ndef later():\n    import zz_two\ntry: import zz_three\nexcept ImportError: print('none')\n";
+    fs::write(&file, code).unwrap();
+    let mut client = Command::new(binary());
+    client.arg("client").arg(&file).env("MCP_PY_SOCKET", info["socket_path"].as_str().unwrap());
+    let output = client.output().unwrap();
+    assert_eq!(output.stdout, b"none\n", "{}", String::from_utf8_lossy(&output.stderr));
+    let text = server.ok("later()");
+    has(&mut server, &text, &["zz_two"]);
+    fs::write(&file, "try: import zz_four\nexcept ImportError: pass\n\nimport zz_five").unwrap();
+    let text = failure(&mut server, "import script");
+    has(&mut server, &text, &["ModuleNotFoundError", "zz_five"]);
+    assert_eq!(asked(&server), ["zz_one", "zz_two"]);
 }
 
 #[test]

@@ -78,11 +78,11 @@ fn a_heredoc_runs_in_the_agents_python_and_prints_what_python_would() {
 fn code_comes_from_a_file_or_the_command_line_too() {
     let (server, socket) = start();
     let file = server.folder().path().join("-cell.py");
-    fs::write(&file, "import sys\n'__file__' in globals(), sys.argv, __name__").unwrap();
-    expect(run(&socket, &[file.to_str().unwrap()]), 0, "(False, ['-c'], '__main__')\n", "");
+    fs::write(&file, "x = 5\n__name__, x").unwrap();
+    expect(run(&socket, &[file.to_str().unwrap()]), 0, "('__main__', 5)\n", "");
     let mut command = client(&socket, &["--", "-cell.py"]);
-    expect(said(command.current_dir(server.folder().path()).spawn().unwrap()), 0, "(False, ['-c'], '__main__')\n", "");
-    expect(run(&socket, &["-c", "6 * 7"]), 0, "42\n", "");
+    expect(said(command.current_dir(server.folder().path()).spawn().unwrap()), 0, "('__main__', 5)\n", "");
+    expect(run(&socket, &["-c", "x + 1"]), 0, "6\n", "");
     let (code, out, err) = run(&socket, &["/nowhere/x.py"]);
     assert_eq!((code, out.as_str()), (125, ""));
     assert!(err.starts_with("mcp-py-client: /nowhere/x.py: No such file"), "{err}");
@@ -225,6 +225,204 @@ fn notes_and_tracebacks_are_on_stderr() {
     assert!(err.starts_with("[mcp-py: interpreter 'builtin' was killed by SIGKILL"), "{err}");
 }
 
+// ---- scripts -------------------------------------------------------------------------------------------------------
+
+const SCRIPT: &str = "\
+'Says what it was given.'
+import sys
+import beside
+
+def fail():
+    raise ValueError(sys.argv[1])
+
+if __name__ == '__main__':
+    print(__doc__, sys.argv[1:], sys.argv[0] == __file__, __file__, beside.x)
+    if '-x' in sys.argv:
+        fail()
+    if 'exit' in sys.argv:
+        sys.exit(4)
+    while 'spin' in sys.argv:
+        pass
+";
+
+/// A session, and a folder that is not the interpreter's, with a script and a module.
+fn start_with_script() -> (Server, String, PathBuf) {
+    let (mut server, socket) = start();
+    let folder = server.folder().path().join("elsewhere");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("script.py"), SCRIPT).unwrap();
+    fs::write(folder.join("beside.py"), "x = 'found'").unwrap();
+    assert!(!server.ok("import os; os.getcwd()").contains("elsewhere"));
+    (server, socket, folder)
+}
+
+fn run_in(folder: &Path, socket: &str, words: &[&str]) -> Said {
+    said(client(socket, words).current_dir(folder).spawn().unwrap())
+}
+
+/// What a script finds changed for its time.
+const AROUND: &str = "import sys; sys.argv, globals().get('__file__'), any('elsewhere' in entry for entry in sys.path)";
+
+#[test]
+fn a_file_runs_as_a_script_with_its_arguments_its_name_and_the_modules_beside_it() {
+    let (mut server, socket, folder) = start_with_script();
+    let path = folder.join("script.py").display().to_string();
+    let told = |arguments: &str| format!("Says what it was given. {arguments} True {path} found\n");
+    let before = server.ok(AROUND);
+    assert_eq!(before, "(['-c'], None, False)");
+    // What stands behind FILE is the script's, whatever it looks like.
+    expect(run_in(&folder, &socket, &["script.py", "a b", "-t", "--help"]), 0, &told("['a b', '-t', '--help']"), "");
+    expect(run_in(&folder, &socket, &["-t60", "--", "./script.py"]), 0, &told("[]"), "");
+    expect(run_in(&folder, &socket, &["script.py", "exit"]), 4, &told("['exit']"), "SystemExit: 4\n");
+    assert_eq!(server.ok(AROUND), before);
+    // What cells have set is there again afterwards. What the script has defined stays.
+    server.ok("__file__ = 'mine'; sys.argv = ['my', 'own']");
+    let (code, out, err) = run_in(&folder, &socket, &["script.py", "-x"]);
+    assert_eq!((code, out), (1, told("['-x']")), "{err}");
+    for line in [
+        &format!("  File \"{path}\", line 11, in <module>\n    fail()\n"),
+        &format!("  File \"{path}\", line 6, in fail\n    raise ValueError(sys.argv[1])\n"),
+        "ValueError: -x\n",
+    ] {
+        assert!(err.contains(line), "{line}{err}");
+    }
+    assert!(!err.contains("<cell") && !err.contains("worker"), "{err}");
+    assert_eq!(server.ok(AROUND), "(['my', 'own'], 'mine', False)");
+    let later = server.exec("fail()").text;
+    assert!(later.contains(&format!("  File \"{path}\", line 6, in fail\n    raise ValueError")), "{later}");
+}
+
+#[test]
+fn a_script_that_is_interrupted_or_does_not_compile_says_where_and_leaves_nothing_behind() {
+    let (mut server, socket, folder) = start_with_script();
+    let path = folder.join("script.py").display().to_string();
+    let (code, _, err) = run_in(&folder, &socket, &["-t", "0.3", "script.py", "spin"]);
+    assert!(code == 124 && err.contains(&format!("  File \"{path}\", line 1")), "{code} {err}");
+    assert_eq!(server.ok(AROUND), "(['-c'], None, False)");
+    // A traceback shows the lines that ran, whatever the file has become meanwhile.
+    fs::write(folder.join("script.py"), "import os, sys\nos.remove(__file__)\n1/0\n").unwrap();
+    let (_, _, err) = run_in(&folder, &socket, &["script.py"]);
+    assert!(err.contains(&format!("  File \"{path}\", line 3, in <module>\n    1/0\n")), "{err}");
+    fs::write(folder.join("script.py"), "x = 1\ndef f(:\n").unwrap();
+    let (code, _, err) = run_in(&folder, &socket, &["script.py"]);
+    assert!(code == 1 && err.contains(&format!("  File \"{path}\", line 2\n    def f(:\n")), "{code} {err}");
+    assert_eq!(server.ok(AROUND), "(['-c'], None, False)");
+}
+
+#[test]
+fn code_from_the_command_line_and_from_stdin_can_have_arguments_too() {
+    let (mut server, socket) = start();
+    let code = "import sys; sys.argv";
+    expect(run(&socket, &["-c", code, "a", "-t", "b"]), 0, "['-c', 'a', '-t', 'b']\n", "");
+    expect(run(&socket, &["-c", code, "--", "-x"]), 0, "['-c', '-x']\n", "");
+    expect(run(&socket, &["-c", code, "-i", "builtin", "--timeout=60"]), 0, "['-c']\n", "");
+    expect(feed(&socket, &["-", "a"], code.as_bytes()), 0, "['-', 'a']\n", "");
+    assert_eq!(server.ok("sys.argv"), "['-c']");
+}
+
+/// Where new Pythons are started instead of forks, they find a script's functions by its `__file__`.
+#[test]
+fn a_script_can_use_multiprocessing_by_spawn() {
+    let (_server, socket, folder) = start_with_script();
+    let script = "import multiprocessing as m\ndef double(n):\n    return 2 * n\nif __name__ == '__main__':\n    \
+                  with m.get_context('spawn').Pool(1) as pool:\n        print(pool.map(double, [1, 2]))\n";
+    fs::write(folder.join("pool.py"), script).unwrap();
+    expect(run_in(&folder, &socket, &["pool.py"]), 0, "[2, 4]\n", "");
+}
+
+// ---- stdin ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn with_stdin_a_cell_and_its_child_processes_read_what_stands_on_the_clients_stdin() {
+    let (mut server, socket) = start();
+    let code = "import sys\nprint(input(), sys.stdin.readline(), list(sys.stdin), repr(sys.stdin.read()))\ninput()";
+    let (exit, out, err) = feed(&socket, &["--stdin", "-c", code], "a\nb\nc\né".as_bytes());
+    assert_eq!((exit, out.as_str()), (1, "a b\n ['c\\n', 'é'] ''\n"), "{err}");
+    assert!(err.contains("\nEOFError"), "{err}");
+    let children = "import os, subprocess\nos.system('cat'); subprocess.run(['wc', '-c']).returncode";
+    expect(feed(&socket, &["-c", children, "--stdin"], b"one\ntwo"), 0, "one\ntwo0\n0\n", "");
+    expect(feed(&socket, &["--stdin", "-c", "open(0, closefd=False).read()"], b"x"), 0, "'x'\n", "");
+    let file = server.folder().path().join("cell.py");
+    fs::write(&file, "import sys; sys.argv[1:], len(sys.stdin.buffer.read())").unwrap();
+    let much = "0123456789abcde\n".repeat(300_000);
+    let words = ["--stdin", file.to_str().unwrap(), "a"];
+    expect(feed(&socket, &words, much.as_bytes()), 0, "(['a'], 4800000)\n", "");
+    expect(run(&socket, &["--stdin", "-c", "sys.stdin.read()"]), 0, "''\n", "");
+    let err = feed(&socket, &["--stdin", "-c", "ran = 1"], b"\xff").2;
+    assert!(err.starts_with("mcp-py-client: the stdin is not UTF-8"), "{err}");
+    assert_eq!(server.ok("'ran' in globals()"), "False");
+}
+
+#[test]
+fn more_than_16_mib_on_stdin_is_refused_in_words() {
+    let (_server, socket) = start();
+    for words in [&["--stdin", "-c", "1"][..], &[]] {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "yes | \"$@\"", "sh"]).arg(binary()).arg("client").args(words);
+        let output = shell.env("MCP_PY_SOCKET", &socket).output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains("mcp-py-client: stdin has more than 16 MiB: put it in a file"), "{err}");
+    }
+}
+
+// ---- lines that are written over -----------------------------------------------------------------------------------
+
+#[test]
+fn of_a_line_that_is_written_over_only_the_last_is_shown_unless_full_is_said() {
+    let (server, socket) = start();
+    let show = "import sys, time\ndef show(text, to=sys.stdout):\n    to.write(text); to.flush(); time.sleep(0.01)\n";
+    let run = |words: &[&str], code: &str| run(&socket, &[words, &["-c", &format!("{show}{code}")]].concat());
+    for (code, out, err) in [
+        // As tqdm writes, with an end and without one.
+        ("for n in range(9): show(f'\\r{n}%|##', sys.stderr)\nprint('', file=sys.stderr)", "", "8%|##\n"),
+        ("for n in range(9): show(f'\\r{n}%')\n42", "8%\n42\n", ""),
+        // The carriage return behind the text.
+        ("print('first')\nfor n in range(9): show(f'{n}%\\r')\nprint('last')", "first\nlast\n", ""),
+        ("for n in range(9): show(f'{n}%\\r')", "8%", ""),
+        ("print('a\\rb\\rc', end='')", "c", ""),
+        // An end of a line.
+        ("print('a\\r\\nb\\r\\n', end='')", "a\r\nb\r\n", ""),
+        ("show('a\\r'); show('\\nb')", "a\r\nb", ""),
+        // What was shown already is not taken back.
+        ("show('loading '); show('\\r1%'); show('\\r2%\\n')", "loading \n2%\n", ""),
+        // What is written over does not count for the length of the output.
+        ("for n in range(20_000): print(f'\\r{n:9}', end='')", "    19999", ""),
+    ] {
+        expect(run(&[], code), 0, out, err);
+    }
+    // Notes and tracebacks come behind what stands there, on lines of their own.
+    let bar = "show('\\r1%', sys.stderr); show('\\r2%', sys.stderr)\n";
+    let err = run(&[], &format!("{bar}1/0")).2;
+    assert!(err.starts_with("2%\nTraceback (most"), "{err}");
+    let err = run(&["-t", "0.3"], &format!("{bar}while True: pass")).2;
+    assert!(err.starts_with("2%\n[mcp-py: interrupted"), "{err}");
+    expect(run(&["--full"], "print('a\\rb\\n\\rc', end='')"), 0, "a\rb\n\rc", "");
+    // A file gets every byte of what is sent there; what is not sent there is folded all the same.
+    let path = server.folder().path().join("out");
+    let code = format!("{show}show('\\r1%\\r2%')\n{bar}");
+    let child = client(&socket, &["-c", &code]).stdout(File::create(&path).unwrap()).spawn().unwrap();
+    expect(said(child), 0, "", "2%");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "\r1%\r2%");
+}
+
+#[test]
+fn text_without_an_end_is_shown_at_once_and_a_terminal_gets_every_byte() {
+    let (server, socket) = start();
+    let go = server.folder().path().join("go");
+    let wait = format!("import os, time\nwhile not os.path.exists({go:?}): time.sleep(0.01)");
+    let code = format!("print('Loading ... ', end='', flush=True)\n{wait}\nprint('done')");
+    let mut child = client(&socket, &["-c", &code]).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 12]).expect("what is printed before the end of its line");
+    File::create(&go).unwrap();
+    expect(said(child), 0, "done\n", "");
+    let script = "import os, pty, subprocess, sys\nours, theirs = pty.openpty()\n\
+                  subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs)\nprint(os.read(ours, 99))";
+    let mut command = Command::new(python());
+    command.args(["-c", script]).arg(binary()).args(["client", "--socket", &socket, "-c", "print('a\\rb\\rc')"]);
+    assert_eq!(text(&command.output().unwrap().stdout), "b'a\\rb\\rc\\r\\n'\n");
+}
+
 // ---- exit codes ----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -264,36 +462,63 @@ fn the_exit_code_says_how_the_cell_ended() {
 }
 
 #[test]
-fn wrong_usage_is_exit_2_with_the_usage_and_nothing_runs() {
+fn wrong_usage_is_exit_2_and_a_line_that_names_the_word_and_nothing_runs() {
     let (mut server, socket) = start();
     let file = server.folder().path().join("x.py");
     fs::write(&file, "ran = 1").unwrap();
     let file = file.to_str().unwrap();
-    for words in [
-        &["--nonsense"][..],
-        &["-i"],
-        &["-t", "soon", "-c", "ran = 1"],
-        &["-t", "-1", "-c", "ran = 1"],
-        &["-c"],
-        &["-c", "ran = 1", "-c", "ran = 1"],
-        &["-c", "ran = 1", file],
-        &[file, file],
-        &["--reset", "--list-vars"],
-        &["--reset", "-c", "ran = 1"],
-        &["--add", "x"],
-        &["--stop"],
-        &["--save", "-c", "ran = 1"],
-        &["--remove", "-c", "ran = 1"],
-        &["--socket"],
+    let file_and_reset = format!("{file} does not go with --reset");
+    for (words, why) in [
+        (&["--nonsense"][..], "unknown option --nonsense"),
+        (&["--timout", "5", "-c", "ran = 1"], "unknown option --timout; did you mean --timeout?"),
+        (&["--list_vars"], "unknown option --list_vars; did you mean --list-vars?"),
+        (&["-x", "-c", "ran = 1"], "unknown option -x"),
+        (&["-é", "-c", "ran = 1"], "unknown option -é"),
+        (&["-c", "ran = 1", "--nonsense"], "unknown option --nonsense"),
+        (&["-i"], "-i needs its interpreter"),
+        (&["-c"], "-c needs its code"),
+        (&["--add", "x"], "--add needs its name and python_path"),
+        (&["--stop"], "--stop needs its name"),
+        (&["--socket"], "--socket needs its socket"),
+        (&["--full=yes", "-c", "ran = 1"], "--full takes no value"),
+        (&["-t", "5m", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"5m\""),
+        (&["-t", "-1", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"-1\""),
+        (&["--timeout=", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"\""),
+        (&["-c", "ran = 1", "-c", "ran = 1"], "-c does not go with -c"),
+        (&["--reset", "--list-vars"], "--list-vars does not go with --reset"),
+        (&["--reset", "-c", "ran = 1"], "-c does not go with --reset"),
+        (&["--reset", file], &file_and_reset),
+        (&["--save", "-c", "ran = 1"], "--save does not go with -c"),
+        (&["-c", "ran = 1", "--remove"], "--remove does not go with -c"),
+        (&["--restart"], "--restart does not go with code from stdin"),
+        (&["--wait", "-t", "5"], "-t does not go with --wait"),
+        (&["--wait", "--detach"], "--detach does not go with --wait"),
+        (&["--info", "-i", "v"], "-i does not go with --info"),
+        (&["--history", "--interpreter=v"], "--interpreter does not go with --history"),
+        (&["--interpreters", "--stdin"], "--stdin does not go with --interpreters"),
+        (&["--stdin"], "--stdin goes with FILE or -c: without these stdin is the code"),
+        (&["--stdin", "-"], "--stdin goes with FILE or -c: without these stdin is the code"),
+        (&["-c", " "], "no code: -c is blank"),
+        (&["/dev/null"], "no code: /dev/null is blank"),
     ] {
-        let (code, out, err) = run(&socket, words);
-        assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {err}");
-        assert!(err.starts_with("mcp-py-client: ") && err.contains("usage: mcp-py-client"), "{words:?}: {err}");
+        expect(run(&socket, words), 2, "", &format!("mcp-py-client: {why} (try --help)\n"));
     }
-    expect(feed(&socket, &[], b" \n\t\n"), 2, "", "mcp-py-client: no code\n");
+    expect(feed(&socket, &[], b" \n\t\n"), 2, "", "mcp-py-client: no code: stdin is blank (try --help)\n");
     let (code, _, err) = feed(&socket, &[], b"x = '\xff'");
     assert!(code == 2 && err.contains("the code is not UTF-8"), "{code} {err}");
     assert_eq!(server.call("list_vars", json!({})).text, "No variables defined");
+}
+
+#[test]
+fn an_option_and_its_value_may_be_one_word() {
+    let (_server, socket) = start();
+    expect(run("", &["--socket", &socket, "-ibuiltin", "-t60", "-c1 + 1"]), 0, "2\n", "");
+    let socket = format!("--socket={socket}");
+    expect(run("", &[&socket, "--interpreter=builtin", "--timeout=60.5", "-c", "1 + 1"]), 0, "2\n", "");
+    let (code, _, err) = run("", &[&socket, "-inobody", "-c", "1"]);
+    assert!(code == 125 && err.contains("nobody"), "{code} {err}");
+    let (code, _, err) = run("", &[&socket, "-t0.2", "-c", "while True: pass"]);
+    assert!(code == 124 && err.contains("timeout of 0.2 s"), "{code} {err}");
 }
 
 // ---- actions -------------------------------------------------------------------------------------------------------
@@ -304,7 +529,9 @@ fn the_tools_are_options() {
     server.ok("x = 5");
     expect(run(&socket, &["--list-vars"]), 0, "x\n", "");
     expect(run(&socket, &["--reset"]), 0, "Scope cleared (1 items removed)\n", "");
-    let info: Value = serde_json::from_str(&run(&socket, &["--info"]).1).expect("JSON");
+    let shown = run(&socket, &["--info"]).1;
+    assert!(shown.starts_with("{\n  \"") && shown.ends_with("\n}\n"), "it is indented: {shown}");
+    let info: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!(info["socket_path"], socket);
     expect(run(&socket, &["--add", "other", python(), "--save"]), 0, "Interpreter 'other' started, and is saved\n", "");
     expect(run(&socket, &["-i", "other", "-c", "1 + 1"]), 0, "2\n", "");

@@ -546,6 +546,7 @@ fn the_worker_imports_the_standard_library_alone_and_starts_no_thread() {
         "signal",
         "site",
         "sys",
+        "tempfile",
         "textwrap",
         "time",
         "traceback",

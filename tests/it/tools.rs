@@ -308,7 +308,13 @@ fn every_argument_is_typed_and_described_and_no_other_is_taken() {
     let text = || ("string", false);
     let number = || ("number", false);
     let expected = [
-        (vec![("code", ("string", true)), ("interpreter", text()), ("timeout", number()), ("wait", number())]),
+        (vec![
+            ("code", ("string", true)),
+            ("interpreter", text()),
+            ("timeout", number()),
+            ("wait", number()),
+            ("stdin", text()),
+        ]),
         (vec![("interpreter", text()), ("seconds", number())]),
         (vec![("interpreter", text())]),
         (vec![("interpreter", text()), ("restart", ("boolean", false))]),
@@ -542,7 +548,11 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
         ("execute", json!({"code": "1", "timeout": true}), vec!["\"timeout\"", "a number", "true"]),
         ("execute", json!({"code": "1", "timeout": -1}), vec!["\"timeout\"", "0 to", "-1"]),
         ("execute", json!({"code": "1", "timeout": 1e300}), vec!["\"timeout\"", "0 to", "e+300|e300"]),
-        ("execute", json!({"code": "1", "cwd": "/"}), vec!["unknown", "\"cwd\"", "code, interpreter, timeout"]),
+        (
+            "execute",
+            json!({"code": "1", "cwd": "/"}),
+            vec!["unknown", "\"cwd\"", "code, interpreter, stdin, timeout, wait"],
+        ),
         ("reset", json!({"interpreter": {}}), vec!["\"interpreter\"", "a string", "{}"]),
         ("list_vars", json!({"all": true}), vec!["unknown", "\"all\"", "interpreter"]),
         ("get_session_info", json!({"all": true}), vec!["unknown", "\"all\""]),

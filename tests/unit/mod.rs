@@ -843,3 +843,48 @@ fn every_tool_has_properties_and_the_limit_of_a_time_is_the_one_that_is_checked(
     let timeout = &execute.shown["inputSchema"]["properties"]["timeout"];
     assert_eq!(timeout["maximum"].as_f64(), Some(*SECONDS.end()));
 }
+
+// ---- lines that are written over -----------------------------------------------------------------------------------
+
+/// What is given out of pieces, by a type that was made for this.
+fn given_out<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
+    let mut lines = Overwritten::default();
+    let mut shown = String::new();
+    for piece in pieces {
+        shown += &lines.take(piece);
+        assert!(lines.line.len() <= LINE_BYTES_HELD + piece.len(), "it keeps {} bytes", lines.line.len());
+    }
+    shown + &lines.end()
+}
+
+#[test]
+fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
+    for (text, expected) in [
+        ("", ""),
+        ("a", "a"),
+        ("a\nb", "a\nb"),
+        ("a\rb", "b"),
+        ("\r0%\r10%\r100%\ndone\n", "100%\ndone\n"),
+        ("0%\r10%\r", "10%"),
+        ("\ra\r\n\r\n\rb\n", "a\r\n\r\nb\n"),
+        ("a\r\r\rb\r\n", "b\r\n"),
+        ("long\r\r\n", "long\r\n"),
+        ("é…\ré\n\u{2028}\r✓\n", "é\n✓\n"),
+    ] {
+        assert_eq!(given_out([text]), expected, "{text:?}");
+        for (at, _) in text.char_indices() {
+            let (one, rest) = text.split_at(at);
+            assert_eq!(given_out([one, rest]), expected, "{one:?} {rest:?}");
+        }
+        assert_eq!(given_out(text.split_inclusive(|_| true)), expected, "{text:?} by characters");
+    }
+}
+
+#[test]
+fn a_line_without_an_end_is_given_out_before_it_is_too_long_to_keep() {
+    let piece = "x".repeat(1_000);
+    assert_eq!(given_out([piece.as_str(); 1_000]).len(), 1_000_000);
+    let bar = format!("{piece}\r");
+    assert_eq!(given_out([bar.as_str(); 1_000]), piece);
+    assert_eq!(given_out(["x".repeat(LINE_BYTES_HELD + 1).as_str(), "\r", "y\n"]).lines().last(), Some("y"));
+}
