@@ -687,5 +687,5 @@ fn a_cell_behind_one_after_which_the_process_dies_runs_in_the_next_process() {
     assert_eq!(server.wait(first).text, "'first'");
     let second = server.wait(second);
     assert!(!second.is_error && second.text.ends_with("'second'"), "{second:?}");
-    assert!(second.text.contains("interpreter 'builtin' exited with code 7; its variables are gone"), "{second:?}");
+    assert!(second.text.contains("interpreter \"builtin\" exited with code 7; its variables are gone"), "{second:?}");
 }
