@@ -1043,7 +1043,7 @@ impl Server {
     /// to find the host.
     fn list_tools(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
         if !params["cursor"].is_null() {
-            return failure(rpc::INVALID_PARAMS, "unknown cursor: there is one page");
+            return failure(rpc::INVALID_PARAMS, "tools/list has one page, and takes no cursor");
         }
         let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, None);
         if self.tool_list.is_some() {
@@ -1095,7 +1095,7 @@ fn is_modern(method: &str, meta: &Value) -> Result<bool, Failure> {
         Some(version) if LEGACY.contains(&version) => Ok(false),
         Some(version) if version != MODERN => Err(Failure {
             code: rpc::UNSUPPORTED_VERSION,
-            message: format!("protocol version {version:?} is not supported"),
+            message: format!("protocol version {version:?} is not supported; these are: {}", VERSIONS.join(", ")),
             data: json!({"supported": VERSIONS, "requested": truncate_middle(version, VALUE_SHOWN_CHARS)}),
         }),
         Some(_) if meta[CAPABILITIES_KEY].is_object() => Ok(true),
@@ -1784,7 +1784,7 @@ impl Server {
         let hint = match (ran && changed, save) {
             (false, _) => "",
             (true, true) => "; what is given holds from its next start",
-            (true, false) => "; what is given beside its path has no effect, unless it is saved or stopped first",
+            (true, false) => "; what is given beside its path has no effect: stop it first, or give save=true",
         };
         let mut shown = interpreter.describe();
         shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
@@ -2239,7 +2239,7 @@ impl Interpreter {
             let whose = if door == 0 { "execute" } else { "client" };
             front.files.record_start(&title, &self.name, whose, code);
             if let Some(why) = front.files.history.trouble.take() {
-                front.notice(format!("the history is not complete: {why}"));
+                front.notice(format!("what is run from now on is not kept: {why}"));
             }
         }
         let running = RunningCell::new(cell, number, title, door);
@@ -2371,9 +2371,11 @@ impl Interpreter {
         match worker.stage {
             Stage::Starting | Stage::ScriptFailed(_) if was_restarted => {}
             Stage::Busy(cell) if was_restarted && cell.key == STARTUP_SCRIPT => {}
-            Stage::Starting => self.start_failed(&failed, CellEnd::default(), front),
-            Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => self.start_failed(&failed, CellEnd::default(), front),
-            Stage::ScriptFailed(end) => self.start_failed(&failed, end, front),
+            Stage::Starting => self.start_failed(&failed, "; is it a Python?", CellEnd::default(), front),
+            Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => {
+                self.start_failed(&failed, " in its startup script", CellEnd::default(), front);
+            }
+            Stage::ScriptFailed(end) => self.start_failed(&failed, "", end, front),
             Stage::Idle => {
                 if !was_to_end {
                     self.notice(notice);
@@ -2397,11 +2399,11 @@ impl Interpreter {
         }
     }
 
-    /// The process did not come up: fails the cells and the additions that wait for it.
-    fn start_failed(&mut self, cause: &str, end: CellEnd, front: &mut Frontend) {
+    /// The process did not come up: fails the cells and the additions that wait for it. The hint is for one that has said
+    /// nothing.
+    fn start_failed(&mut self, cause: &str, hint: &str, end: CellEnd, front: &mut Frontend) {
         let printed = mem::take(&mut self.between).make_answer(end, &mut front.files).text();
-        // Who is no Python has nothing to say.
-        let hint = if printed.is_empty() && cause.contains(" exited with ") { "; is it a Python?" } else { "" };
+        let hint = if printed.is_empty() { hint } else { "" };
         let why = format!("interpreter {:?} did not start: {cause}{hint}\n{printed}", self.name);
         self.fail_waiting(why.trim_end(), front);
     }
@@ -3750,7 +3752,7 @@ impl OutputFiles {
         };
         let (path, file) = self.history.file.insert(open);
         let at = file.metadata().map_err(with_path(&*path))?.len();
-        ensure(at + text.len() as u64 <= HISTORY_BYTES_MAX, || "it holds its first 64 MiB".into())?;
+        ensure(at + text.len() as u64 <= HISTORY_BYTES_MAX, || "the history holds its first 64 MiB".into())?;
         file.write_all(text.as_bytes()).map_err(with_path(&*path))?;
         Ok(at)
     }
@@ -3909,7 +3911,7 @@ try:
             pass  # another server has removed it, perhaps
     os.execv(python, [python, '-c', bootstrap, env, note])
 except Exception as error:
-    note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
+    note = "missing packages can't be installed: no environment could be made: %s: %s" % (type(error).__name__, error)
     os.execv(base, [base, '-c', bootstrap, '', note])
 "#;
 
@@ -4716,7 +4718,10 @@ impl Endpoint {
             _ => path.strip_prefix("/tools/").and_then(find_tool).map(Endpoint::Tool),
         };
         match (endpoint, head.method.as_str()) {
-            (None, _) => Err(("404 Not Found", format!("there is no {path} here"))),
+            (None, _) => Err((
+                "404 Not Found",
+                format!("there is no {path} here, only /execute, /wait, /interrupt, /health and /tools/NAME"),
+            )),
             (Some(Endpoint::Health), "GET" | "HEAD") => Ok(Endpoint::Health),
             (Some(Endpoint::Health), _) => {
                 Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET")))
@@ -4798,7 +4803,7 @@ impl Server {
         peer.phase = Phase::Serving;
         peer.input = Vec::new();
         peer.until = None;
-        let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
+        let given = given.map_err(|why| ("400 Bad Request", format!("the body is not a JSON object: {why}")))?;
         self.serve_peer(id, endpoint, given, !head.is_http_1_0).map_err(|why| ("400 Bad Request", why))
     }
 
@@ -5611,8 +5616,7 @@ fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
 }
 
 fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
-    let advice =
-        "remove it, and run install again; for the Python original, `uv tool uninstall python-interpreter-mcp`";
+    let advice = "remove it (the Python original by `uv tool uninstall python-interpreter-mcp`) and install again";
     let is_free = is_ours || fs::symlink_metadata(path).is_err();
     ensure(is_free, || format!("{} is in the way and not ours: {advice}", path.display()))
 }
@@ -5775,7 +5779,7 @@ fn find_environment(base: &Path) -> Result<(String, String), String> {
     let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
     match text.split_once('\0') {
         Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
-        None => Err(format!("{} does not run as a Python: {}", base.display(), last_lines(&text))),
+        None => Err(format!("{} does not run as a Python: it says {:?}", base.display(), last_lines(&text))),
     }
 }
 
@@ -5813,8 +5817,9 @@ fn check_saved_dir() -> Finding {
 /// Makes a file in a folder, and removes it.
 fn check_writable(dir: &Path) -> Finding {
     let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
-    File::create_new(&file)
-        .map_err(|error| format!("no file can be made in {}: {error}; make it writable", dir.display()))?;
+    File::create_new(&file).map_err(|error| {
+        format!("no file can be made in {}: {error}; it must be a folder that you can write to", dir.display())
+    })?;
     let _ = fs::remove_file(&file);
     Ok(dir.display().to_string())
 }

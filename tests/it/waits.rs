@@ -1883,7 +1883,7 @@ fn with_mcp_py_history_each_session_leaves_a_file_of_its_own() {
 #[test]
 fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
     let mut server = Server::with(|builder| builder.env("MCP_PY_HISTORY", "/dev/null/history"));
-    let why = "the history is not complete: MCP_PY_HISTORY /dev/null/history: Not a directory (os error 20)";
+    let why = "what is run from now on is not kept: MCP_PY_HISTORY /dev/null/history: Not a directory (os error 20)";
     check(&mut server, "0 + 1", &format!("[mcp-py: {why}]\n1"));
     check(&mut server, "1 + 1", "2");
     server.expect_stderr("/dev/null/history");
