@@ -1811,7 +1811,7 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("interpreter {name:?} is an environment on disk, not a saved one: delete its folder to remove it")
+            format!("interpreter {name:?} is found in the project or active, not saved: delete its folder to remove it")
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -1825,7 +1825,8 @@ impl Server {
             Some(StopCall { key, process: what, configuration: became.into() }),
             remove && source == Source::Saved,
         );
-        interpreter.fail_waiting("not run: the interpreter was stopped before its turn came", front);
+        let why = format!("not run: interpreter {:?} was stopped before this had its turn", interpreter.name);
+        interpreter.fail_waiting(&why, front);
         Ok(())
     }
 
@@ -2112,8 +2113,8 @@ impl Interpreter {
             Life::Running(worker) => {
                 let why_ended = match (front.closing, &self.stopping) {
                     (true, _) => "the server shut down",
-                    (false, Some(_)) => "stop_interpreter ended it",
-                    (false, None) => "reset with restart=true ended it",
+                    (false, Some(_)) => "stop_interpreter stopped it",
+                    (false, None) => "reset with restart=true restarted it",
                 };
                 next.min(worker.tick(&self.name, end_by.map(|end| (end, why_ended)), now, front))
             }
@@ -2399,8 +2400,8 @@ impl Interpreter {
         }
     }
 
-    /// The process did not come up: fails the cells and the additions that wait for it. The hint is for one that has said
-    /// nothing.
+    /// The process did not come up: fails the cells and the additions that wait for it. The hint is for one that has
+    /// said nothing.
     fn start_failed(&mut self, cause: &str, hint: &str, end: CellEnd, front: &mut Frontend) {
         let printed = mem::take(&mut self.between).make_answer(end, &mut front.files).text();
         let hint = if printed.is_empty() { hint } else { "" };
@@ -3208,7 +3209,7 @@ impl Interpreter {
         let is_restart = |cell: &Cell| matches!(cell.request, Request::Restarted);
         let (restarts, others) = mem::take(&mut self.waiting).into_iter().partition(is_restart);
         self.waiting = others;
-        self.fail_waiting("not run: the interpreter was restarted before its turn came", front);
+        self.fail_waiting("not run: the interpreter was restarted before this had its turn", front);
         self.waiting = restarts;
         if self.is_up() && self.end_by.is_none() {
             self.notice(self.restart_notice()); // its own door too, for the call may be cancelled before its answer

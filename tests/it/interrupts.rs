@@ -553,7 +553,7 @@ fn a_death_of_one_interpreter_is_no_affair_of_the_others() {
     server.call("add_interpreter", json!({"name": "other", "python_path": python()}));
     server.ok("kept = 1");
     let text = server.call("execute", json!({"interpreter": "other", "code": "import os; os._exit(2)"})).text;
-    has(&mut server, &text, &["'other'", "exited with code 2"]);
+    has(&mut server, &text, &["\"other\"", "exited with code 2"]);
     check(&mut server, "kept", "1");
     let next = server.call("execute", json!({"interpreter": "other", "code": "6 * 7"}));
     assert_eq!((next.text.as_str(), next.is_error), ("42", false));

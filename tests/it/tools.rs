@@ -502,8 +502,8 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
     let mut server = start(&folder);
     let added = |name: &str, value: Value| json!({"name": "a", "python_path": "p", name: value});
     for (tool, arguments, words) in [
-        ("execute", json!({}), vec!["\"code\"", "a string", "missing|nothing"]),
-        ("execute", json!({"code": null}), vec!["\"code\"", "a string", "missing|nothing"]),
+        ("execute", json!({}), vec!["\"code\"", "a string", "needs"]),
+        ("execute", json!({"code": null}), vec!["\"code\"", "a string", "needs"]),
         ("execute", json!({"code": 5}), vec!["\"code\"", "a string", "5"]),
         ("execute", json!({"code": ["1"]}), vec!["\"code\"", "a string", "[\"1\"]"]),
         ("execute", json!({"code": "1", "interpreter": 7}), vec!["\"interpreter\"", "a string", "7"]),
@@ -516,8 +516,8 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
         ("list_vars", json!({"all": true}), vec!["unknown", "\"all\"", "interpreter"]),
         ("get_session_info", json!({"all": true}), vec!["unknown", "\"all\""]),
         ("list_interpreters", json!({"all": true}), vec!["unknown", "\"all\""]),
-        ("add_interpreter", json!({"name": "a"}), vec!["\"python_path\"", "a string", "missing|nothing"]),
-        ("add_interpreter", json!({"python_path": "p"}), vec!["\"name\"", "a string", "missing|nothing"]),
+        ("add_interpreter", json!({"name": "a"}), vec!["\"python_path\"", "a string", "needs"]),
+        ("add_interpreter", json!({"python_path": "p"}), vec!["\"name\"", "a string", "needs"]),
         ("add_interpreter", added("save", json!("yes")), vec!["\"save\"", "true or false", "\"yes\""]),
         ("add_interpreter", added("cwd", json!(1)), vec!["\"cwd\"", "a string", "1"]),
         ("add_interpreter", added("env", json!(["A=1"])), vec!["\"env\"", "an object", "strings"]),
@@ -526,7 +526,7 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
         ("add_interpreter", added("env", json!({"": "1"})), vec!["\"env\""]),
         ("add_interpreter", added("env", json!({"A": "x\0y"})), vec!["\"env\""]),
         ("add_interpreter", added("python", json!("p")), vec!["unknown", "\"python\"", "python_path"]),
-        ("stop_interpreter", json!({}), vec!["\"name\"", "a string", "missing|nothing"]),
+        ("stop_interpreter", json!({}), vec!["\"name\"", "a string", "needs"]),
         ("stop_interpreter", json!({"name": "a", "remove": "yes"}), vec!["\"remove\"", "true or false", "\"yes\""]),
     ] {
         let mut words = words;
@@ -1336,7 +1336,7 @@ fn a_remove_right_behind_a_stop_says_that_it_removed() {
         (vec![&saving], vec!["is saved"]),
         (
             vec![&stop, &remove],
-            vec!["'x' stopped; its saved configuration is kept", "not running; its saved configuration is removed"],
+            vec!["\"x\" stopped; its saved configuration is kept", "not running; its saved configuration is removed"],
         ),
         (vec![&saving], vec!["is saved"]),
         (vec![&stop, &stop, &remove], vec!["kept", "not running", "its saved configuration is removed"]),
@@ -1446,7 +1446,7 @@ fn stopping_a_busy_one_answers_its_cells_with_errors() {
         server.expect_file(&flag);
         let stop = server.start_call("stop_interpreter", json!({"name": "x"}));
         let cell = server.wait(running);
-        expect_refusal(&mut server, &cell, "the running cell", &["so far", "'x'", "stopped"]);
+        expect_refusal(&mut server, &cell, "the running cell", &["so far", "\"x\"", "stopped"]);
         assert!(!cell.text.contains("next cell starts"), "there is none: {}", cell.text);
         for id in [waiting, listing] {
             let result = server.wait(id);
@@ -1468,7 +1468,7 @@ fn stopping_one_that_is_starting_ends_both_calls() {
     server.expect_file(&mark);
     done(&mut server, "stop_interpreter", json!({"name": "x"}));
     let result = server.wait(adding);
-    expect_refusal(&mut server, &result, "the add", &["'x'", "stopped"]);
+    expect_refusal(&mut server, &result, "the add", &["\"x\"", "stopped"]);
     expect_nothing_but_the_server(&mut server);
     assert_eq!(names_listed(&mut server), ["builtin"]);
     assert!(!saved_file(&folder).exists());
@@ -2063,8 +2063,8 @@ fn a_call_that_looks_at_files_when_a_stop_ends_does_not_overtake_those_that_were
     procs::eventually(DEADLINE, "x ends", || !procs::is_alive(pid.parse().unwrap()));
     server.request("ping", json!({})); // the loop knows
     drop(held);
-    assert!(server.wait(stop).text.contains("'x' stopped"));
+    assert!(server.wait(stop).text.contains("\"x\" stopped"));
     assert!(server.wait(remove).text.contains("is removed"));
-    assert!(server.wait(again).text.contains("'x' started"));
+    assert!(server.wait(again).text.contains("\"x\" started"));
     assert_eq!(server.wait(cell).text, "42");
 }

@@ -1895,9 +1895,12 @@ fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
 fn the_history_keeps_at_most_64_mib() {
     let mut server = Server::start();
     let long = format!("#{}\n'ran'", "x".repeat(15 << 20));
-    for _ in 0..5 {
+    for _ in 0..4 {
         assert_eq!(server.ok(&long), "'ran'");
     }
+    let full = "[mcp-py: what is run from now on is not kept: the history holds its first 64 MiB]\n'ran'";
+    assert_eq!(server.ok(&long), full);
+    assert_eq!(server.ok(&long), "'ran'");
     let size = fs::metadata(history_path(&mut server).expect("a path")).unwrap().len();
     assert!((40 << 20..=64 << 20).contains(&size), "{size} bytes");
     server.expect_stderr("64 MiB");
