@@ -2065,6 +2065,6 @@ fn a_call_that_looks_at_files_when_a_stop_ends_does_not_overtake_those_that_were
     drop(held);
     assert!(server.wait(stop).text.contains("\"x\" stopped"));
     assert!(server.wait(remove).text.contains("is removed"));
-    assert!(server.wait(again).text.contains("\"x\" started"));
+    assert_eq!(server.wait(again).structured["message"], "Interpreter \"x\" started");
     assert_eq!(server.wait(cell).text, "42");
 }
