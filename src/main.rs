@@ -126,7 +126,7 @@ const IS_MACOS: bool = cfg!(any(target_os = "macos", model_of_macos));
 const BUILTIN: &str = "builtin"; // the interpreter that is always there
 const WORKER: &str = include_str!("worker.py");
 const OUTPUT_DIR: &str = "python-interpreter-mcp-py-"; // and eight characters: see OutputFiles
-const REGISTER: &str = "claude mcp add python-interpreter -- mcp-py-server";
+const REGISTER: &str = "claude mcp add --scope user python-interpreter -- mcp-py-server";
 const SOCKETS: &str = "/tmp/python-interpreter-"; // and `{host pid}-{own pid}.sock`, `{host pid}.sock`
 
 const REQUEST_BYTES_MAX: usize = 16 << 20; // one line on stdin: a cell with data in it; the client's stdin
@@ -171,8 +171,7 @@ const SNAPSHOT_BYTES_MAX: usize = 8 << 20; // of what ps, lsof or an installer p
 const DESCRIPTORS_MAX: i32 = 10_240; // macOS's OPEN_MAX: a process has no higher one there unless it asks for that
 const SAVED_BYTES_MAX: u64 = 8 << 20; // of interpreters.json
 
-const TIMEOUT_DEFAULT: f64 = 600.0; // seconds, MCP_PY_TIMEOUT
-const START_LIMIT_DEFAULT: f64 = 30.0; // seconds from spawn to `ready`, MCP_PY_START_TIMEOUT: a cold disk, a large venv
+const SCRIPT_PATIENCE: Duration = Duration::from_secs(30); // for a startup script, by calls that wait less for cells
 const WAIT_DEFAULT: f64 = 50.0; // seconds until a call is answered though its cell runs on; many hosts give it 60
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(200); // libc's system() swallows the first one
 const CHILDREN_KILLED_AFTER: Duration = Duration::from_secs(4); // from the interrupt, those that the cell started
@@ -215,6 +214,103 @@ const MODERN: &str = "2026-07-28";
 const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const VERSIONS: [&str; 5] = [MODERN, LEGACY[0], LEGACY[1], LEGACY[2], LEGACY[3]];
 const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists: they never vary while we run
+
+/// What people set by variables of the environment. An empty one is not set.
+struct Setting {
+    name: &'static str,
+    default: &'static str,
+    means: &'static str,
+    can_be: fn(&str) -> bool,
+}
+
+const TIMEOUT: Setting = Setting {
+    name: "MCP_PY_TIMEOUT",
+    default: "600",
+    means: "the seconds a cell may run, such as 300, or 0 for no limit",
+    can_be: is_seconds,
+};
+const WAIT: Setting = Setting {
+    name: "MCP_PY_WAIT",
+    default: "what the host allows",
+    means: "the seconds a call waits for its cell, such as 50, or none for as long as it takes",
+    can_be: |value| value == "none" || is_seconds(value),
+};
+const START_TIMEOUT: Setting = Setting {
+    name: "MCP_PY_START_TIMEOUT",
+    default: "30", // a cold disk, a large venv
+    means: "the seconds the start of a Python may take, such as 60",
+    can_be: is_seconds,
+};
+const AUTO_INSTALL: Setting = Setting {
+    name: "MCP_PY_AUTO_INSTALL",
+    default: "on",
+    means: "on or off: whether importing a missing package installs it",
+    can_be: |value| is_yes(value) || is_word(value, &["0", "off", "no", "false", "never"]),
+};
+const PYTHON: Setting = Setting {
+    name: "MCP_PY_PYTHON",
+    default: "python3",
+    means: "the Python that the builtin is made from, a path or a name on PATH",
+    can_be: |_| true, // `check_config` looks for it
+};
+const HISTORY_DIR: Setting = Setting {
+    name: "MCP_PY_HISTORY",
+    default: "the session's directory",
+    means: "the folder that keeps what was run after the session",
+    can_be: |_| true, // `open_history` tries it
+};
+const SOCKET: Setting = Setting {
+    name: "MCP_PY_SOCKET",
+    default: "the session's",
+    means: "the socket that the client connects to",
+    can_be: |_| true, // `connect` tries it
+};
+const SETTINGS: [Setting; 7] = [TIMEOUT, WAIT, START_TIMEOUT, AUTO_INSTALL, PYTHON, HISTORY_DIR, SOCKET];
+
+impl Setting {
+    fn given(&self) -> Option<OsString> {
+        env::var_os(self.name).filter(|value| !value.is_empty())
+    }
+
+    /// What holds: the default where nothing is given, or what can't be read. A switch that can't be read is off: it is
+    /// there for people who do not trust what it allows.
+    fn value(&self) -> String {
+        match self.given().map(|value| value.to_string_lossy().into_owned()) {
+            Some(value) if (self.can_be)(&value) => value,
+            Some(_) if self.default == "on" => "off".into(),
+            _ => self.default.into(),
+        }
+    }
+
+    /// None where what holds is no number.
+    fn seconds(&self) -> Option<Duration> {
+        self.value().parse().ok().map(Duration::from_secs_f64)
+    }
+
+    /// What holds, or that what is given can't be read.
+    fn check(&self) -> Finding {
+        let Setting { name, means, .. } = self;
+        let holds = self.value();
+        match self.given().map(|value| value.to_string_lossy().into_owned()) {
+            Some(value) if !(self.can_be)(&value) => {
+                Err(format!("{name}={value} can't be read: it must be {means}; {holds} is used instead"))
+            }
+            _ => Ok(format!("{name} is {holds} ({means})")),
+        }
+    }
+}
+
+fn is_seconds(value: &str) -> bool {
+    value.parse().is_ok_and(|seconds| SECONDS.contains(&seconds))
+}
+
+fn is_yes(value: &str) -> bool {
+    is_word(value, &["1", "on", "yes", "true"])
+}
+
+fn is_word(value: &str, words: &[&str]) -> bool {
+    words.contains(&value.trim().to_ascii_lowercase().as_str())
+}
 
 // ── 2. Main and roles ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,8 +410,9 @@ struct Frontend {
     offline_since: Option<Instant>, // when an installer found no network
     stdout: Outbox,
     files: OutputFiles,
-    buffer: Vec<u8>, // for reading: PIPE_BYTES, with nothing in it between two reads
-    closing: bool,   // no process is started any more
+    notices: [Vec<String>; 2], // what the next answer by each door has to say of the settings
+    buffer: Vec<u8>,           // for reading: PIPE_BYTES, with nothing in it between two reads
+    closing: bool,             // no process is started any more
 }
 
 /// A request that waits for its answer.
@@ -540,7 +637,7 @@ impl Server {
         self.front.closing = true;
         for interpreter in self.interpreters.values_mut() {
             interpreter.end_by = Some(until);
-            interpreter.fail_all("the server is ending: this cell was not run", &mut self.front);
+            interpreter.fail_all("not run: the server is shutting down", &mut self.front);
         }
     }
 
@@ -578,6 +675,11 @@ impl Server {
         match Clerk::start() {
             Ok(clerk) => self.clerk = Some(clerk),
             Err(why) => return log(&why), // the next message tries again
+        }
+        for setting in &SETTINGS {
+            if let Err(why) = setting.check() {
+                self.front.notice(why);
+            }
         }
         let (builtin, front) = self.interpreter(BUILTIN);
         builtin.source = Source::Builtin;
@@ -710,6 +812,14 @@ impl Frontend {
     fn door(&self, key: u64) -> usize {
         let call = self.calls.get(&key);
         call.is_some_and(|call| matches!(call.reply_to, ReplyTo::Bridge { .. })).into()
+    }
+
+    /// Something to say on stderr, and in the next answer by each door.
+    fn notice(&mut self, text: String) {
+        log(&text);
+        for notices in &mut self.notices {
+            notices.push(text.clone());
+        }
     }
 
     /// Sends the result of an open call, unless that was cancelled meanwhile.
@@ -848,21 +958,29 @@ impl Outbox {
 const INSTRUCTIONS: &str = "\
 One persistent Python. `execute` runs a cell in the interpreter `builtin`, or in another by name: variables, imports \
 and functions stay until `reset`. Cells of one interpreter run one after the other, interpreters run side by side. A \
-cell may run 600 seconds unless `timeout` says otherwise; an interrupted one keeps its variables. Output over 25,000 \
+cell may run {timeout} unless `timeout` says otherwise; an interrupted one keeps its variables. Output over 25,000 \
 characters is shown with its head and tail, and is whole in the file that the answer names. Where a cell outlives its \
 call, `wait` shows the rest. What a cell of `builtin` \
-imports is installed if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
+imports is {installed} if it is missing. Project environments (`.venv`, `venv`, an active virtualenv or conda) can be \
 named as `interpreter` straight away; `list_interpreters` shows them, `add_interpreter` adds any other Python.";
 
 /// Under Claude Code they tell of the client. It sets CLAUDECODE for what it starts on its own machine: who the host is
 /// (`find_host`) is not known yet when this is asked.
 fn instructions() -> String {
-    let mut text = INSTRUCTIONS.to_owned();
+    let mut text = in_force(INSTRUCTIONS);
     if env::var_os("CLAUDECODE").is_some() {
         text +=
             " In the shell, `mcp-py-client` runs code in the same Python: `execute` says how, and where it is better.";
     }
     text
+}
+
+/// A text for the model, with the settings that hold.
+fn in_force(text: &str) -> String {
+    let timeout =
+        time_limit(None).map_or("as long as it takes".into(), |limit| format!("{} seconds", limit.as_secs_f64()));
+    let installed = if is_yes(&AUTO_INSTALL.value()) { "installed" } else { "not installed" };
+    text.replace("{timeout}", &timeout).replace("{installed}", installed)
 }
 
 /// A JSON-RPC error.
@@ -928,10 +1046,13 @@ impl Server {
         let modern = is_modern(method, &params["_meta"])?;
         let takes_work = method.starts_with("tools/");
         if takes_work && self.clerk.is_none() {
-            return failure(rpc::INTERNAL_ERROR, "no thread could be started");
+            return failure(rpc::INTERNAL_ERROR, "no thread could be started: the next request tries again");
         }
         if takes_work && self.front.calls.len() >= CALLS_MAX {
-            return failure(rpc::INTERNAL_ERROR, "too many requests wait for their answers");
+            return failure(
+                rpc::INTERNAL_ERROR,
+                "too many requests wait for their answers: try again when some have got theirs",
+            );
         }
         let result = match (method, modern) {
             ("initialize", false) => {
@@ -961,7 +1082,7 @@ impl Server {
             return failure(rpc::INVALID_PARAMS, "subscriptions/listen: notifications must be an object");
         }
         if self.front.subscriptions.len() >= SUBSCRIPTIONS_MAX {
-            let why = format!("{SUBSCRIPTIONS_MAX} subscriptions are open already");
+            let why = format!("{SUBSCRIPTIONS_MAX} subscriptions are open already: cancel one");
             return failure(rpc::INTERNAL_ERROR, why);
         }
         self.front.subscriptions.push(id.clone());
@@ -974,7 +1095,7 @@ impl Server {
     /// to find the host.
     fn list_tools(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
         if !params["cursor"].is_null() {
-            return failure(rpc::INVALID_PARAMS, "unknown cursor: there is one page");
+            return failure(rpc::INVALID_PARAMS, "tools/list has one page, and takes no cursor");
         }
         let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, None);
         if self.tool_list.is_some() {
@@ -992,7 +1113,10 @@ impl Server {
     fn call_tool(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
         let name = &params["name"];
         let Some(tool) = find_tool(name.as_str().unwrap_or_default()) else {
-            return failure(rpc::INVALID_PARAMS, format!("tools/call: unknown tool {name}"));
+            return failure(
+                rpc::INVALID_PARAMS,
+                format!("tools/call: unknown tool {name}; tools/list has their names"),
+            );
         };
         let arguments = match &params["arguments"] {
             Value::Null => &Map::new(),
@@ -1023,7 +1147,7 @@ fn is_modern(method: &str, meta: &Value) -> Result<bool, Failure> {
         Some(version) if LEGACY.contains(&version) => Ok(false),
         Some(version) if version != MODERN => Err(Failure {
             code: rpc::UNSUPPORTED_VERSION,
-            message: format!("protocol version {version:?} is not supported"),
+            message: format!("protocol version {version:?} is not supported; these are: {}", VERSIONS.join(", ")),
             data: json!({"supported": VERSIONS, "requested": truncate_middle(version, VALUE_SHOWN_CHARS)}),
         }),
         Some(_) if meta[CAPABILITIES_KEY].is_object() => Ok(true),
@@ -1122,18 +1246,18 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
             "interpreter": {"type": "string", "description":
                 "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
             "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "Seconds the cell may run before it is interrupted; 0 = no limit. Default 600."},
+                "Seconds the cell may run before it is interrupted; 0 = no limit. Default: {timeout}."},
             "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."},
             "stdin": {"type": "string", "description":
                 "What the cell and its child processes read from stdin, as by input()."}
         }"#, "\
-Run Python in a persistent interpreter. Variables, imports and functions stay until `reset`; the value of the last \
-expression is part of the answer, so no print is needed. stdout, stderr and tracebacks come back as text, open \
-matplotlib figures as images. Top-level `await` works. stdin is empty unless given: input() fails at once. An \
-exception, time-out or exit() ends the cell, not the interpreter; if its process dies, the answer says so and the \
-variables are gone. A call may end before a long cell does: the answer shows the output so far, the cell goes on by itself, and the tool \
-`wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
+Run Python in a persistent interpreter, as in a notebook: for data, plots, calculations and scripts. Variables, imports \
+and functions stay until `reset`; the value of the last expression is part of the answer, so no print is needed. \
+stdout, stderr and tracebacks come back as text, open matplotlib figures as images. Top-level `await` works. stdin is \
+empty unless given: input() fails at once. An exception, time-out or exit() ends the cell, not the interpreter; if its \
+process dies, the answer says so and the variables are gone. A call may end before a long cell does: the answer shows \
+the output so far, the cell goes on by itself, and the tool `wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
 that holds all of it."
     ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX, "anthropic/alwaysLoad": true})),
     tool("wait", "Wait For Python", "read-only", "output of a long Python cell that still runs",
@@ -1145,7 +1269,7 @@ that holds all of it."
         }"#, "\
 Wait for a cell that goes on by itself after its call of execute ended. Returns what is new as soon as the cell has \
 ended, and at the latest after `seconds`; call it again for the rest."),
-    tool("interrupt", "Interrupt Python", "destructive", "stop a running Python cell",
+    tool("interrupt", "Interrupt Python", "destructive", "interrupt or stop a running Python cell",
         Server::interrupt, &[], INTERPRETER_ARGUMENT, "\
 Interrupt what an interpreter runs, as Ctrl-C does, and return what is new once it has ended. Variables are kept. Code \
 that does not heed interrupts, such as a long call into C, is reported after 10 seconds and goes on."),
@@ -1230,7 +1354,8 @@ fn tool(
     description: &str,
 ) -> Tool {
     let hint = |word| hints.contains(word);
-    let properties: Value = serde_json::from_str(properties).unwrap_or_default(); // the tests read each of them
+    let properties = in_force(properties);
+    let properties: Value = serde_json::from_str(&properties).unwrap_or_default(); // the tests read each of them
     let input =
         json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
     let annotations = json!({"title": title, "readOnlyHint": hint("read-only"), "openWorldHint": hint("open-world"),
@@ -1378,7 +1503,8 @@ impl Tool {
         let Some(properties) = schema["properties"].as_object() else { return Ok(()) };
         if let Some(unknown) = given.keys().find(|argument| !properties.contains_key(*argument)) {
             let known = properties.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!("{tool}: unknown argument {unknown:?}; it takes: {known}"));
+            let known = if known.is_empty() { "no arguments" } else { &known };
+            return Err(format!("{tool}: unknown argument {unknown:?}; it takes {known}"));
         }
         for (argument, property) in properties {
             let value = given.get(argument).unwrap_or(&Value::Null);
@@ -1389,11 +1515,13 @@ impl Tool {
             let (fits, expected) = match property["type"].as_str() {
                 Some("string") => (value.is_string(), "a string"),
                 Some("boolean") => (value.is_boolean(), "true or false"),
-                Some("number") => (value.as_f64().is_some_and(|n| SECONDS.contains(&n)), "a number, 0 to 10000000"),
+                Some("number") => {
+                    (value.as_f64().is_some_and(|n| SECONDS.contains(&n)), "a number of seconds, 0 to 10000000")
+                }
                 _ => (is_environment(value), "an object of strings"),
             };
+            ensure(!value.is_null(), || format!("{tool} needs {argument:?}, {expected}"))?;
             let came = match value {
-                Value::Null => "nothing".into(),
                 _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
                 value => truncate_middle(&value.to_string(), VALUE_SHOWN_CHARS),
             };
@@ -1425,19 +1553,10 @@ fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
     move |error| format!("{}: {error}", path.as_ref().display())
 }
 
-/// A time limit in seconds from an argument, else from MCP_PY_TIMEOUT, else 600; None for 0: no limit.
+/// A time limit in seconds from an argument, else from the setting; None for 0: no limit.
 fn time_limit(argument: Option<f64>) -> Option<Duration> {
-    let seconds = argument.unwrap_or_else(|| seconds_from("MCP_PY_TIMEOUT", TIMEOUT_DEFAULT));
-    if seconds > 0.0 {
-        Some(Duration::from_secs_f64(seconds))
-    } else {
-        None
-    }
-}
-
-fn seconds_from(variable: &str, default: f64) -> f64 {
-    let set = env::var(variable).ok().and_then(|value| value.parse().ok());
-    set.filter(|seconds| SECONDS.contains(seconds)).unwrap_or(default)
+    let limit = argument.map(Duration::from_secs_f64).or_else(|| TIMEOUT.seconds());
+    limit.filter(|limit| !limit.is_zero())
 }
 
 /// How long a call waits for its cell where it does not say so itself: what MCP_PY_WAIT says, else what the host is
@@ -1449,23 +1568,17 @@ fn usual_wait(client: &str) -> Option<Duration> {
         ("gemini-cli-mcp-client", Some(540.0)), // of 600
         ("Visual Studio Code", Some(540.0)),
     ];
-    /// Of all calls, where that is set; read once, for each call asks.
-    static SET: LazyLock<Option<Option<f64>>> = LazyLock::new(|| {
-        let set = env::var("MCP_PY_WAIT").unwrap_or_default();
-        let seconds = set.parse().ok().filter(|seconds| SECONDS.contains(seconds));
-        if set == "none" {
-            Some(None)
-        } else {
-            seconds.map(Some)
-        }
-    });
+    if WAIT.value() != WAIT.default {
+        return WAIT.seconds(); // None for `none`
+    }
     let known = KNOWN.iter().find(|(name, _)| client.starts_with(name)).map(|(_, limit)| *limit);
-    SET.or(known).unwrap_or(Some(WAIT_DEFAULT)).map(Duration::from_secs_f64)
+    known.unwrap_or(Some(WAIT_DEFAULT)).map(Duration::from_secs_f64)
 }
 
 /// A limit on waiting for others. Tests shorten it by MCP_PY_HURRY, a divisor.
 fn scaled(limit: Duration) -> Duration {
-    limit.div_f64(seconds_from("MCP_PY_HURRY", 1.0).max(1.0))
+    let times: Option<f64> = env::var("MCP_PY_HURRY").ok().and_then(|times| times.parse().ok());
+    limit.div_f64(times.unwrap_or(1.0).max(1.0))
 }
 
 /// A structured result, and the same as text for clients that show that.
@@ -1667,7 +1780,8 @@ impl Server {
     ) -> Result<(), String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let is_name = (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) && name != BUILTIN;
-        ensure(is_name, || format!("name must be 1 to 64 of A-Z a-z 0-9 . _ -, not {BUILTIN:?}, got {name:?}"))?;
+        let rule = "an interpreter's name has 1 to 64 characters of A-Z a-z 0-9 . _ -";
+        ensure(is_name, || format!("{rule}, and is not {BUILTIN:?}: got {name:?}"))?;
         if let (true, Some(why)) = (save, known.unreadable.take()) {
             return Err(why); // what can't be read can't be written: that is said before the start
         }
@@ -1680,9 +1794,10 @@ impl Server {
             Some((source, config)) if config.python_path == given.python_path => (source, config),
             Some((source, config)) if ran || (source == Source::Saved && !save) => {
                 let path = config.python_path.unwrap_or_default();
-                let way = if ran { "runs: stop it with stop_interpreter" } else { "is saved: save=true replaces it" };
+                let is = if ran { "runs" } else { "is saved" };
+                let way = if ran { "stop it with stop_interpreter" } else { "replace it with save=true" };
                 return Err(format!(
-                    "{name:?} is {} and {way}, give that path, or choose another name",
+                    "interpreter {name:?} {is} with {}: {way}, give that path, or choose another name",
                     path.display()
                 ));
             }
@@ -1708,7 +1823,7 @@ impl Server {
         if self.interpreters.get(name).is_some_and(Interpreter::is_unused) {
             self.interpreters.remove(name);
         }
-        self.front.fail(addition.key, &format!("interpreter '{name}' could not be started: {why}"));
+        self.front.fail(addition.key, why);
     }
 
     /// The interpreter that was added is up: saves it, if that is wanted, and answers.
@@ -1726,10 +1841,10 @@ impl Server {
     fn answer_addition(&mut self, addition: Addition, saved: Result<(), String>) {
         let Addition { key, name, config, save, ran, changed } = addition;
         let Some(interpreter) = self.interpreters.get_mut(&name) else {
-            return self.front.fail(key, &format!("interpreter '{name}' was stopped again"));
+            return self.front.fail(key, &format!("interpreter {name:?} started, and was stopped by another call"));
         };
         if let Err(why) = saved {
-            return self.front.fail(key, &format!("interpreter '{name}' runs, but was not saved: {why}"));
+            return self.front.fail(key, &format!("interpreter {name:?} runs, but was not saved: {why}"));
         }
         if save {
             interpreter.source = Source::Saved;
@@ -1740,10 +1855,10 @@ impl Server {
         let hint = match (ran && changed, save) {
             (false, _) => "",
             (true, true) => "; what is given holds from its next start",
-            (true, false) => "; what is given beside its path has no effect",
+            (true, false) => "; what is given beside its path has no effect: stop it first, or give save=true",
         };
         let mut shown = interpreter.describe();
-        shown["message"] = json!(format!("Interpreter '{name}' {became}{saved}{hint}"));
+        shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
         self.front.answer(key, structured_result(shown));
     }
 
@@ -1755,7 +1870,9 @@ impl Server {
         remove: bool,
         mut known: KnownInterpreters,
     ) -> Result<(), String> {
-        ensure(name != BUILTIN, || "the interpreter \"builtin\" can't be stopped; reset clears it".into())?;
+        ensure(name != BUILTIN, || {
+            "interpreter \"builtin\" can't be stopped: reset clears it, and restarts it with restart=true".into()
+        })?;
         let found = known.by_name.remove(&name);
         let live = self.interpreters.get(&name);
         let ran = live.is_some_and(Interpreter::runs);
@@ -1765,7 +1882,7 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("{name:?} is found in the project, not saved: it can be stopped, but not removed here")
+            format!("interpreter {name:?} is found in the project or active, not saved: delete its folder to remove it")
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -1779,7 +1896,8 @@ impl Server {
             Some(StopCall { key, process: what, configuration: became.into() }),
             remove && source == Source::Saved,
         );
-        interpreter.fail_all("the interpreter was stopped before this cell ran", front);
+        let why = format!("not run: interpreter {:?} was stopped before this had its turn", interpreter.name);
+        interpreter.fail_all(&why, front);
         Ok(())
     }
 
@@ -1816,7 +1934,7 @@ impl Server {
                 Ok(()) => configuration,
                 Err(why) => format!("its saved configuration is still there: {why}"),
             };
-            let text = format!("Interpreter '{name}' {process}; {configuration}");
+            let text = format!("Interpreter {name:?} {process}; {configuration}");
             let mut output = Output { notes, ..Output::default() };
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
             self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
@@ -1837,6 +1955,8 @@ impl Server {
             }
             (Some(interpreter), Err(why)) => {
                 interpreter.life = Life::Stopped;
+                let why = format!("interpreter {name:?} did not start: {why}");
+                log(&why);
                 interpreter.fail_waiting(&why, &mut self.front);
                 self.forget_unused(name);
             }
@@ -1961,13 +2081,13 @@ impl Interpreter {
         let Some(call) = front.calls.get_mut(&cell.key) else { return }; // it was cancelled
         call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         if front.closing {
-            return front.fail(cell.key, "the server is ending: this cell was not run");
+            return front.fail(cell.key, "not run: the server is shutting down");
         }
         if let Some(why) = self.running().and_then(|(_, cell)| cell.why_stuck()) {
             return front.fail(cell.key, &why);
         }
         if front.cells_waiting >= CELLS_WAITING_MAX {
-            let why = format!("{CELLS_WAITING_MAX} cells are waiting already: this one was not run");
+            let why = format!("not run: {CELLS_WAITING_MAX} cells are waiting already; try again when some have ended");
             return front.fail(cell.key, &why);
         }
         if let Some((events, peer)) = front.events(Some(cell.key)) {
@@ -2094,8 +2214,11 @@ impl Interpreter {
                 next.min(gives_up_at.unwrap_or(next))
             }
             Life::Running(worker) => {
-                let is_last = self.stopping.is_some() || front.closing;
-                let why_ended = if is_last { "it was stopped" } else { "it was restarted" };
+                let why_ended = match (front.closing, &self.stopping) {
+                    (true, _) => "the server shut down",
+                    (false, Some(_)) => "stop_interpreter stopped it",
+                    (false, None) => "reset with restart=true restarted it",
+                };
                 next.min(worker.tick(&self.name, end_by.map(|end| (end, why_ended)), now, front))
             }
         }
@@ -2133,7 +2256,7 @@ impl Interpreter {
         if !is_sound || worker.partial_frame.len() > FRAME_BYTES_MAX {
             worker.partial_frame.clear();
             let _ = worker.control.shutdown(std::net::Shutdown::Both); // nothing more is believed
-            worker.kill("its control socket carried what no worker sends");
+            worker.kill("something wrote to its control socket, which is mcp-py's own");
         }
     }
 
@@ -2225,6 +2348,9 @@ impl Interpreter {
         if let Request::Run { code, .. } = &cell.request {
             let whose = if door == 0 { "execute" } else { "client" };
             front.files.record_start(&title, &self.name, whose, code);
+            if let Some(why) = front.files.history.trouble.take() {
+                front.notice(format!("what is run from now on is not kept: {why}"));
+            }
         }
         let running = RunningCell::new(cell, number, title, door);
         if let Some(worker) = self.worker_mut() {
@@ -2347,14 +2473,17 @@ impl Interpreter {
         }
         let cause = worker.reap();
         let name = &self.name;
-        let died = format!("interpreter '{name}' {cause}; its variables are gone");
+        let died = format!("interpreter {name:?} {cause}; its variables are gone");
         let notice = format!("before this cell, {died}; this is a new process");
+        let failed = worker.killed.take().unwrap_or_else(|| format!("{} {cause}", worker.python.display()));
         match worker.stage {
             Stage::Starting | Stage::ScriptFailed(_) if was_restarted => {}
             Stage::Busy(cell) if was_restarted && cell.key == STARTUP_SCRIPT => {}
-            Stage::Starting => self.start_failed(&cause, CellEnd::default(), front),
-            Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => self.start_failed(&cause, CellEnd::default(), front),
-            Stage::ScriptFailed(end) => self.start_failed(&cause, end, front),
+            Stage::Starting => self.start_failed(&failed, "; is it a Python?", CellEnd::default(), front),
+            Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => {
+                self.start_failed(&failed, " in its startup script", CellEnd::default(), front);
+            }
+            Stage::ScriptFailed(end) => self.start_failed(&failed, "", end, front),
             Stage::Idle => {
                 if !was_to_end {
                     self.notice(notice);
@@ -2378,10 +2507,12 @@ impl Interpreter {
         }
     }
 
-    /// The process did not come up: fails the cells and the additions that wait for it.
-    fn start_failed(&mut self, cause: &str, end: CellEnd, front: &mut Frontend) {
+    /// The process did not come up: fails the cells and the additions that wait for it. The hint is for one that has
+    /// said nothing.
+    fn start_failed(&mut self, cause: &str, hint: &str, end: CellEnd, front: &mut Frontend) {
         let printed = mem::take(&mut self.between).make_answer(end, &mut front.files).text();
-        let why = format!("interpreter '{}' did not start: it {cause}\n{printed}", self.name);
+        let hint = if printed.is_empty() { hint } else { "" };
+        let why = format!("interpreter {:?} did not start: {cause}{hint}\n{printed}", self.name);
         self.fail_waiting(why.trim_end(), front);
     }
 }
@@ -2397,14 +2528,14 @@ struct Worker {
     environment: Option<PathBuf>, // the builtin's, where packages are installed; known when it is ready
     version: Option<String>,      // None until it is ready
     stage: Stage,
-    outbox: Outbox,               // what its socket has not taken yet
-    partial_frame: Vec<u8>,       // what it sent that is no whole line yet
-    partial_picture: String,      // base64
-    closed: [bool; 2],            // nobody can write to stdout, stderr any more
-    hung_up: Option<Instant>,     // when it closed its control socket: it is leaving, or broken
-    killed: Option<&'static str>, // why we ended it
-    kill_at: Option<Instant>,     // when it gets SIGKILL, unless it has exited by then
-    exited: Option<Instant>,      // its process has exited; others of its group may still run
+    outbox: Outbox,           // what its socket has not taken yet
+    partial_frame: Vec<u8>,   // what it sent that is no whole line yet
+    partial_picture: String,  // base64
+    closed: [bool; 2],        // nobody can write to stdout, stderr any more
+    hung_up: Option<Instant>, // when it closed its control socket: it is leaving, or broken
+    killed: Option<String>,   // why we ended it
+    kill_at: Option<Instant>, // when it gets SIGKILL, unless it has exited by then
+    exited: Option<Instant>,  // its process has exited; others of its group may still run
 }
 
 #[allow(clippy::large_enum_variant)] // there is one for each process
@@ -2610,12 +2741,12 @@ impl Worker {
         }
         command.envs(config.env.iter().flatten());
         command.env("MCP_PY_INTERPRETER", format!("{}:{name}", std::process::id()));
-        let failed = |error: io::Error| format!("{} could not be started: {error}", python.display());
-        let (control, workers_end) = UnixStream::pair().map_err(failed)?;
-        control.set_nonblocking(true).map_err(failed)?;
+        let failed = with_path(python.clone());
+        let (control, workers_end) = UnixStream::pair().map_err(&failed)?;
+        control.set_nonblocking(true).map_err(&failed)?;
         command.stdin(OwnedFd::from(workers_end)).stdout(Stdio::piped()).stderr(Stdio::piped());
         sys::own_session(&mut command);
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = command.spawn().map_err(&failed)?;
         let stdout = child.stdout.take().ok_or("a child without stdout")?;
         let stderr = child.stderr.take().ok_or("a child without stderr")?;
         sys::widen_pipe(&stdout, PIPE_BYTES);
@@ -2723,16 +2854,22 @@ impl Worker {
         }
         let is_idle = matches!(self.stage, Stage::Idle);
         let is_starting = matches!(self.stage, Stage::Starting);
-        let start_limit = || Duration::from_secs_f64(seconds_from("MCP_PY_START_TIMEOUT", START_LIMIT_DEFAULT));
-        let starts_by = if is_starting { Some(self.started.0 + start_limit()) } else { None };
+        let start_limit = if is_starting { START_TIMEOUT.seconds() } else { None };
+        let starts_by = start_limit.map(|limit| self.started.0 + limit);
+        let slow = start_limit.map(|limit| {
+            format!("it took longer than {} s to start; MCP_PY_START_TIMEOUT allows more", limit.as_secs_f64())
+        });
         // A startup script has no state yet that could be lost.
         let script = self.stage.cell().filter(|cell| cell.key == STARTUP_SCRIPT);
         let script_ends_by = script.and_then(|cell| Some(cell.interrupt.as_ref()?.since + INTERRUPT_PATIENCE));
         let kills = [
             (end_by.map(|(end, _)| if is_idle { end } else { now }), end_by.map_or("", |(_, why)| why)),
-            (self.hung_up.map(|since| since + HUNG_UP_GRACE), "its control socket was closed"),
+            (
+                self.hung_up.map(|since| since + HUNG_UP_GRACE),
+                "it closed its control socket, by which mcp-py reaches it",
+            ),
             (script_ends_by, "its startup script did not end when it was interrupted"),
-            (starts_by, "it took too long to start (MCP_PY_START_TIMEOUT)"),
+            (starts_by, slow.as_deref().unwrap_or_default()),
         ];
         for (end, why) in kills {
             let Some(end) = end else { continue };
@@ -2746,9 +2883,9 @@ impl Worker {
 
     /// Ends the process: SIGTERM for its group, and SIGKILL for itself where it has not exited after GROUP_GRACE.
     /// `Server::exited` goes on.
-    fn kill(&mut self, why: &'static str) {
+    fn kill(&mut self, why: &str) {
         if self.killed.is_none() {
-            self.killed = Some(why);
+            self.killed = Some(why.to_owned());
             self.kill_at = Some(Instant::now() + GROUP_GRACE);
             sys::kill(-self.pid(), libc::SIGTERM);
         }
@@ -2778,7 +2915,7 @@ impl Worker {
     /// Kills the group while its leader still holds the number, then reaps the leader (I8). Returns how it ended.
     fn reap(&mut self) -> String {
         self.kill_group();
-        match (self.killed, self.child.wait()) {
+        match (&self.killed, self.child.wait()) {
             (Some(why), _) => format!("was killed: {why}"),
             (None, Ok(status)) => describe_exit(status),
             (None, Err(error)) => format!("ended; how is not known: {error}"),
@@ -2896,6 +3033,7 @@ impl Interpreter {
             output.ahead = Some(ended.into_note(&mut front.files));
         }
         output.notes.splice(0..0, self.take_untold(door, &mut front.files));
+        output.notes.splice(0..0, mem::take(&mut front.notices[door]));
         front.answer_cell(key, &mut output, end);
     }
 
@@ -2913,13 +3051,13 @@ impl Interpreter {
     }
 
     fn restart_notice(&self) -> String {
-        format!("before this cell, interpreter '{}' was restarted; its variables are gone", self.name)
+        format!("before this cell, interpreter {:?} was restarted; its variables are gone", self.name)
     }
 
     fn answer_restarted(&mut self, key: u64, front: &mut Frontend) {
         let notice = self.restart_notice();
         self.notices[front.door(key)].retain(|other| *other != notice);
-        let text = format!("Interpreter '{}' restarted: its variables are gone", self.name);
+        let text = format!("Interpreter {:?} restarted: its variables are gone", self.name);
         let mut output = Output::default();
         output.take(RESULT, text.as_bytes(), &mut front.files);
         self.answer_with_notes(key, output, CellEnd::default(), front);
@@ -3045,7 +3183,7 @@ impl Interpreter {
         let mut next = now + IDLE_TICK;
         let Some(cell) = self.worker().and_then(|worker| worker.stage.cell()) else { return next };
         let is_script = cell.key == STARTUP_SCRIPT; // which Worker::tick ends
-        let least = if is_script { Duration::from_secs_f64(START_LIMIT_DEFAULT) } else { Duration::ZERO };
+        let least = if is_script { SCRIPT_PATIENCE } else { Duration::ZERO };
         let waiting = self.waiting.iter().map(|cell| (cell.key, cell.queued + least));
         let mut late = Vec::new();
         for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
@@ -3173,14 +3311,14 @@ impl Interpreter {
     /// Ends the process, whatever it runs; the call is answered when a new one is up.
     fn restart(&mut self, key: u64, front: &mut Frontend) {
         if front.closing {
-            return front.fail(key, "the server is ending");
+            return front.fail(key, "not restarted: the server is shutting down");
         }
         let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
         call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         let is_restart = |cell: &Cell| matches!(cell.request, Request::Restarted);
         let (restarts, others) = mem::take(&mut self.waiting).into_iter().partition(is_restart);
         self.waiting = others;
-        self.fail_waiting("not run: the interpreter was restarted before its turn came", front);
+        self.fail_waiting("not run: the interpreter was restarted before this had its turn", front);
         self.waiting = restarts;
         if self.is_up() && self.end_by.is_none() {
             self.notice(self.restart_notice()); // its own door too, for the call may be cancelled before its answer
@@ -3484,7 +3622,7 @@ impl Spool {
         match files.create(|count| format!("output_{time}_{count:03}.txt")) {
             Ok((path, file)) => Spool { path, file: Some(file), size: 0, trouble: None },
             Err(why) => {
-                let trouble = Some(format!("the full output is in no file: {why}"));
+                let trouble = Some(format!("none could be made: {why}"));
                 Spool { path: "no file".into(), file: None, size: 0, trouble }
             }
         }
@@ -3589,7 +3727,8 @@ struct History {
     time: (u64, String),                // a second, and how it is written
     last: (String, String),             // the interpreter and the cell whose text was written last
     last_header: Option<(u64, String)>, // where that begins, and how
-    has_failed: bool,                   // which was said
+    has_failed: bool,
+    trouble: Option<String>, // why, until that is said with the next cell
 }
 
 impl OutputFiles {
@@ -3705,12 +3844,12 @@ impl OutputFiles {
         file.write_all(format!("{header}{comments}").as_bytes())
     }
 
-    /// Appends to the history; returns where that begins. Where it fails cells go on, and it is said once.
+    /// Appends to the history; returns where that begins. Where it fails cells go on, and it is said once (`trouble`).
     fn record(&mut self, text: &str) -> Option<u64> {
         let appended = self.append_to_history(text);
         if let Err(why) = &appended {
             if !mem::replace(&mut self.history.has_failed, true) {
-                log(&format!("the history is not complete: {why}"));
+                self.history.trouble = Some(why.clone());
             }
         }
         appended.ok()
@@ -3723,17 +3862,17 @@ impl OutputFiles {
         };
         let (path, file) = self.history.file.insert(open);
         let at = file.metadata().map_err(with_path(&*path))?.len();
-        ensure(at + text.len() as u64 <= HISTORY_BYTES_MAX, || "it holds its first 64 MiB".into())?;
+        ensure(at + text.len() as u64 <= HISTORY_BYTES_MAX, || "the history holds its first 64 MiB".into())?;
         file.write_all(text.as_bytes()).map_err(with_path(&*path))?;
         Ok(at)
     }
 
     /// session.py in the output directory, or a file of its own where MCP_PY_HISTORY says.
     fn open_history(&mut self) -> Result<(PathBuf, File), String> {
-        let path = match env::var_os("MCP_PY_HISTORY").filter(|dir| !dir.is_empty()) {
+        let path = match HISTORY_DIR.given() {
             Some(dir) => {
                 let dir = whole_path(Path::new(&dir), &env::current_dir().map_err(with_path("."))?, false);
-                fs::create_dir_all(&dir).map_err(with_path(&dir))?;
+                fs::create_dir_all(&dir).map_err(|error| format!("MCP_PY_HISTORY {}: {error}", dir.display()))?;
                 let time = iso_time(STARTED.1).replace([':', 'Z'], "");
                 dir.join(format!("session_{time}_{}.py", std::process::id()))
             }
@@ -3905,7 +4044,7 @@ try:
         pass  # the environment can't be written: all but `pip` works
     os.execv(python, [python, '-c', bootstrap, env, note])
 except Exception as error:
-    note = "missing packages can't be installed: %s: %s" % (type(error).__name__, error)
+    note = "missing packages can't be installed: no environment could be made: %s: %s" % (type(error).__name__, error)
     os.execv(base, [base, '-c', bootstrap, '', note])
 "#;
 
@@ -4108,10 +4247,7 @@ impl Interpreter {
     /// Where a missing package is installed; None where none is.
     fn installs_into(&self) -> Option<&PathBuf> {
         let environment = self.worker()?.environment.as_ref()?;
-        let Some(setting) = env::var_os("MCP_PY_AUTO_INSTALL") else { return Some(environment) };
-        // Only a yes is one: the switch is there for people who do not trust this.
-        let setting = setting.to_string_lossy().trim().to_ascii_lowercase();
-        if ["", "1", "on", "yes", "true"].contains(&setting.as_str()) {
+        if is_yes(&AUTO_INSTALL.value()) {
             Some(environment)
         } else {
             None
@@ -4416,7 +4552,7 @@ fn known_interpreters(project: &Path) -> KnownInterpreters {
 
 /// The builtin's base: MCP_PY_PYTHON, else the first `python3` on PATH.
 fn base_python() -> Result<PathBuf, String> {
-    if let Some(path) = env::var_os("MCP_PY_PYTHON").filter(|path| !path.is_empty()) {
+    if let Some(path) = PYTHON.given() {
         let here = env::current_dir().unwrap_or_else(|_| "/".into());
         return Ok(whole_path(Path::new(&path), &here, true));
     }
@@ -4431,12 +4567,14 @@ fn check_config(config: &Config) -> Result<PathBuf, String> {
         None => (base_python()?, "MCP_PY_PYTHON"),
     };
     let named = format!("{setting} {}", python.display());
+    // A bare name that `whole_path` has found nowhere.
+    ensure(python.is_absolute(), || format!("{named} is neither on PATH nor in the working directory"))?;
     let is_dir = || format!("{named} is a directory: try {}", python.join("bin/python").display());
     ensure(!python.is_dir(), is_dir)?;
     // A python_path that does not exist fails when it is started, in words of the system.
     ensure(config.python_path.is_some() || python.exists(), || format!("{named} does not exist"))?;
     if let Some(cwd) = &config.cwd {
-        ensure(cwd.is_dir(), || format!("cwd {} is no directory", cwd.display()))?;
+        ensure(cwd.is_dir(), || format!("cwd {} is not a directory", cwd.display()))?;
     }
     Ok(python)
 }
@@ -4450,7 +4588,7 @@ fn version_in_venv(python: &Path) -> Option<String> {
 }
 
 /// An absolute path: `~` is the home directory, a relative one starts at `dir`; a Python that is a bare name is looked
-/// for on PATH first.
+/// for on PATH first, and stays a bare name where it is nowhere.
 fn whole_path(path: &Path, dir: &Path, is_python: bool) -> PathBuf {
     let is_bare = path.to_str().is_some_and(|text| !text.contains('/'));
     if is_python && is_bare {
@@ -4460,6 +4598,7 @@ fn whole_path(path: &Path, dir: &Path, is_python: bool) -> PathBuf {
     }
     match (path.strip_prefix("~"), home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
+        _ if is_python && is_bare && !dir.join(path).exists() => path.into(),
         _ => dir.join(path),
     }
 }
@@ -4486,8 +4625,9 @@ fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
 /// No file is an empty list. A file that does not parse is an error, and is left alone.
 fn load_saved() -> Result<SavedFile, String> {
     let path = saved_dir()?.join("interpreters.json");
-    let unreadable =
-        |why: &dyn std::fmt::Display| format!("{} can't be read and is left as it is: {why}", path.display());
+    let unreadable = |why: &dyn std::fmt::Display| {
+        format!("{} can't be read and is left as it is: {why}; mend it, or move it away", path.display())
+    };
     let bytes = match read_limited(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => br#"{"discover_jetbrains": true}"#.into(),
         Err(error) => return Err(unreadable(&error)),
@@ -4529,7 +4669,7 @@ fn lock(path: &Path, limit: Duration, is_wanted: impl Fn() -> bool) -> Result<Fi
     let end = Instant::now() + scaled(limit);
     while !sys::try_lock(&file) {
         let waits = Instant::now() < end && is_wanted();
-        ensure(waits, || format!("{} is held by another process", path.display()))?;
+        ensure(waits, || format!("{} is held by another process: try again", path.display()))?;
         thread::sleep(LOCK_RETRY);
     }
     Ok(file)
@@ -4643,7 +4783,9 @@ impl Bridge {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        let listener = listen().map_err(|error: io::Error| format!("no bridge at {}: {error}", own.display()))?;
+        let listener = listen().map_err(|error: io::Error| {
+            format!("no bridge at {}, so the client can't reach this server: {error}", own.display())
+        })?;
         if let Some(shared) = &shared {
             if !claim(shared, &own) {
                 log(&format!("{} is taken; this session's socket is {}", shared.display(), own.display()));
@@ -4711,7 +4853,10 @@ impl Endpoint {
             _ => path.strip_prefix("/tools/").and_then(find_tool).map(Endpoint::Tool),
         };
         match (endpoint, head.method.as_str()) {
-            (None, _) => Err(("404 Not Found", format!("there is no {path} here"))),
+            (None, _) => Err((
+                "404 Not Found",
+                format!("there is no {path} here, only /execute, /wait, /interrupt, /health and /tools/NAME"),
+            )),
             (Some(Endpoint::Health), "GET" | "HEAD") => Ok(Endpoint::Health),
             (Some(Endpoint::Health), _) => {
                 Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET")))
@@ -4793,7 +4938,7 @@ impl Server {
         peer.phase = Phase::Serving;
         peer.input = Vec::new();
         peer.until = None;
-        let given = given.map_err(|why| ("400 Bad Request", format!("the body is no JSON object: {why}")))?;
+        let given = given.map_err(|why| ("400 Bad Request", format!("the body is not a JSON object: {why}")))?;
         self.serve_peer(id, endpoint, given, !head.is_http_1_0).map_err(|why| ("400 Bad Request", why))
     }
 
@@ -5354,7 +5499,8 @@ fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
 
 /// Has the session's server do it, and prints the answer; returns the exit code. `words` are those of the order.
 fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
-    let socket = order.socket.or_else(|| env::var("MCP_PY_SOCKET").ok()).filter(|path| !path.is_empty());
+    let given = || SOCKET.given()?.into_string().ok();
+    let socket = order.socket.filter(|path| !path.is_empty()).or_else(given);
     let found = match socket {
         Some(path) => connect(&path),
         None => find_session(),
@@ -5373,7 +5519,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     // `| head` ends us, and our hang-up ends the cell. While the request was sent, EPIPE must not end us: the server
     // may have refused it early, and has said why.
     sys::default_sigpipe();
-    let unprintable = |error: io::Error| failed(format!("it could not be printed: {error}"));
+    let unprintable = |error: io::Error| failed(format!("the answer could not be printed: {error}"));
     let is_kept = order.is_full || stdout_is_a_file_of_its_own();
     let fold = |is_needed: bool| if is_needed { Some(Overwritten::default()) } else { None };
     let of_stdout = fold(!is_kept && !io::stdout().is_terminal());
@@ -5396,7 +5542,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
         };
         printed.map_err(unprintable)?;
     }
-    Err(failed("the connection ended before the answer was complete"))
+    Err(failed("the connection ended before the answer was complete: the server has shut down, or was killed"))
 }
 
 /// Prints what was run in the session, whose facts the server has told.
@@ -5405,10 +5551,13 @@ fn print_history(facts: &Value) -> Result<i32, ClientError> {
         return Err(failed(facts["content"][0]["text"].as_str().unwrap_or_default()));
     }
     let Some(path) = facts["structuredContent"]["history_path"].as_str() else {
-        return Err(failed("there is no history: nothing was run yet, or it can't be written (the server says why)"));
+        return Err(failed(
+            "there is no history: nothing was run yet, or it can't be written (the server's stderr says why)",
+        ));
     };
     let mut file = File::open(path).map_err(|error| failed(format!("{path}: {error}")))?;
-    io::copy(&mut file, &mut io::stdout()).map_err(|error| failed(format!("it could not be printed: {error}")))?;
+    io::copy(&mut file, &mut io::stdout())
+        .map_err(|error| failed(format!("the answer could not be printed: {error}")))?;
     Ok(0)
 }
 
@@ -5925,7 +6074,8 @@ finally:
 const ROLES: [&str; 2] = ["mcp-py-server", "mcp-py-client"];
 
 /// Copies this program to a folder (~/.local/bin where none is given), links its two names to it there, and tries both.
-/// An older version may be running: its file is replaced by a rename. Returns what the user reads next.
+/// An older version may be running: its file is replaced by a rename. Returns what the user reads next, with what is
+/// missing.
 fn install(dir: Option<&OsString>) -> Result<String, String> {
     let dir = match dir {
         Some(dir) => PathBuf::from(dir),
@@ -5933,7 +6083,7 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     };
     fs::create_dir_all(&dir).map_err(with_path(&dir))?;
     let dir = fs::canonicalize(&dir).map_err(with_path(&dir))?;
-    let own = own_path().map_err(with_path("our own file"))?;
+    let own = own_path().map_err(with_path("the file of this program"))?;
     refuse_foreign_files(&dir, &own)?;
     let copy = dir.join(format!(".mcp-py.new-{}", std::process::id()));
     if let Err(why) = put_in_place(&own, &copy, &dir) {
@@ -5942,7 +6092,7 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     }
     let tried = try_both_roles(&dir);
     tried.map_err(|why| format!("{}/mcp-py is installed, but its trial failed: {why}", dir.display()))?;
-    Ok(next_steps(&dir))
+    Ok(next_steps(&dir) + &what_is_missing(&dir))
 }
 
 /// The file of this program, without links.
@@ -5965,7 +6115,7 @@ fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
 }
 
 fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
-    let advice = "remove it; for the Python original, run `uv tool uninstall python-interpreter-mcp`";
+    let advice = "remove it (the Python original by `uv tool uninstall python-interpreter-mcp`) and install again";
     let is_free = is_ours || fs::symlink_metadata(path).is_err();
     ensure(is_free, || format!("{} is in the way and not ours: {advice}", path.display()))
 }
@@ -6010,11 +6160,18 @@ installed {dir}/mcp-py {VERSION}, and beside it mcp-py-server and mcp-py-client
 tried it: x = 1 + 1 by MCP, then x by the client: 2
 {hint}
 next, for Claude Code:
-  claude mcp add python-interpreter -- {server}
+  claude mcp add --scope user python-interpreter -- {server}
 and so that the client needs no approval, in .claude/settings.json:
   {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
 "
     )
+}
+
+/// What the doctor of the new program finds, but for what is good, and for PATH, of which `next_steps` has told.
+fn what_is_missing(dir: &Path) -> String {
+    let report = output_of(dir.join("mcp-py"), &["doctor"], PROGRAM_LIMIT);
+    let is_missing = |line: &&str| !line.starts_with("ok") && !line.contains("is not on PATH");
+    report.lines().filter(is_missing).map(|line| format!("\n{line}\n")).collect()
 }
 
 /// A path as a word for the shell.
@@ -6054,14 +6211,14 @@ fn ask_server(server: &mut Child, method: &str, params: Value) -> io::Result<Val
 fn expect_two(role: &str, answer: &str) -> io::Result<()> {
     match answer.trim_end().lines().last() {
         Some("2") => Ok(()),
-        _ => Err(io::Error::other(format!("{role} answers {answer}"))),
+        _ => Err(io::Error::other(format!("{role} was to answer 2, and said {answer}"))),
     }
 }
 
 /// What doctor found of one thing, or what is wrong and what to do about it.
 type Finding = Result<String, String>;
 
-/// What this machine has of what we need, a line each, and whether all of it is good.
+/// What this machine has of what we need, a line each, and whether all that must be there is good.
 fn doctor() -> (String, bool) {
     let own = own_path().unwrap_or_default();
     let base = check_config(&Config::default());
@@ -6072,7 +6229,7 @@ fn doctor() -> (String, bool) {
     let host = host.pid.map(|pid| format!("{} ({pid})", host.name.as_deref().unwrap_or("?")));
     let session = find_session().map(|found| format!("server {} answers", found.pid));
     let session = session.unwrap_or("none above this shell".into());
-    let facts = [
+    let mut facts = vec![
         ("version", Ok(format!("{VERSION}, {}", own.display()))),
         ("server", find_role("mcp-py-server", &own)),
         ("client", find_role("mcp-py-client", &own)),
@@ -6090,20 +6247,27 @@ fn doctor() -> (String, bool) {
         ("output", check_writable(&env::temp_dir())),
         ("sockets", check_writable(Path::new("/tmp"))),
     ];
+    facts.extend(SETTINGS.iter().map(|setting| ("setting", setting.check())));
+    let is_optional = |fact| matches!(fact, "installer" | "setting");
     let mut report = String::new();
     for (fact, finding) in &facts {
         report += &match finding {
             Ok(found) => format!("ok   {fact:<13} {}\n", found.trim_end()),
+            Err(why) if is_optional(*fact) => format!("WARN {fact:<13} {why}\n"),
             Err(why) => format!("BAD  {fact:<13} {why}\n"),
         };
     }
-    (report, facts.iter().all(|(_, finding)| finding.is_ok()))
+    let is_good = facts.iter().all(|(fact, finding)| finding.is_ok() || is_optional(fact));
+    (report, is_good)
 }
 
 fn find_role(name: &str, own: &Path) -> Finding {
     match find_on_path(name) {
         Some(path) if resolves_to(&path, own) => Ok(path.display().to_string()),
-        Some(path) => Err(format!("{} is another program: remove it, or put our folder before it", path.display())),
+        Some(path) => Err(format!(
+            "{} is another program: remove it, or put the folder of mcp-py before it on PATH",
+            path.display()
+        )),
         None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
     }
 }
@@ -6114,7 +6278,7 @@ fn find_environment(base: &Path) -> Result<(String, String), String> {
     let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
     match text.split_once('\0') {
         Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
-        None => Err(format!("{} can't be asked: {}", base.display(), last_lines(&text))),
+        None => Err(format!("{} does not run as a Python: it says {:?}", base.display(), last_lines(&text))),
     }
 }
 
@@ -6131,7 +6295,8 @@ fn find_installer(base: Option<PathBuf>) -> Finding {
 }
 
 fn find_optional(program: &str) -> String {
-    find_program(program).map_or("missing: /proc is read instead".into(), |path| path.display().to_string())
+    let none = if Path::new("/proc/self").exists() { "not needed: /proc is read instead" } else { "missing" };
+    find_program(program).map_or(none.into(), |path| path.display().to_string())
 }
 
 fn find_ps(processes: &Processes) -> Finding {
@@ -6151,7 +6316,9 @@ fn check_saved_dir() -> Finding {
 /// Makes a file in a folder, and removes it.
 fn check_writable(dir: &Path) -> Finding {
     let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
-    File::create_new(&file).map_err(|error| format!("{}: {error}: make it writable", dir.display()))?;
+    File::create_new(&file).map_err(|error| {
+        format!("no file can be made in {}: {error}; it must be a folder that you can write to", dir.display())
+    })?;
     let _ = fs::remove_file(&file);
     Ok(dir.display().to_string())
 }

@@ -281,7 +281,7 @@ def stop(server, busy):
     server.call("add_interpreter", name="other", python_path=PYTHON)
     victim = Victim(server, busy, "other")
     text = server.call("stop_interpreter", name="other")
-    if "Interpreter 'other' stopped" not in text:
+    if 'Interpreter "other" stopped' not in text:
         fail("stop_interpreter says so", text)
     victim.await_call()
     return victim.is_gone()
@@ -290,7 +290,7 @@ def stop(server, busy):
 def restart(server, busy):
     victim = Victim(server, busy)
     text = server.call("reset", restart=True)
-    if "Interpreter 'builtin' restarted" not in text:
+    if 'Interpreter "builtin" restarted' not in text:
         fail("reset with restart says so", text)
     victim.await_call()
     return victim.is_gone()

@@ -205,7 +205,7 @@ def restarted(server, before):
     refused = re.search(r"not run: cell \d+ was interrupted", text) and NOT_STOPPED in text
     check("a further cell is refused, with the reason", failed and refused, text)
     text, failed = server.call("reset", interpreter="long", restart=True)
-    check("reset with restart ends it", not failed and "Interpreter 'long' restarted" in text, text)
+    check("reset with restart ends it", not failed and 'Interpreter "long" restarted' in text, text)
     check("there is a new process", server.pid() not in (before, None))
     text, failed = server.run("kept")
     check("without the variables", failed and text.endswith("NameError: name 'kept' is not defined"), text)

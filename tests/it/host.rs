@@ -311,7 +311,10 @@ fn two_thousand_calls_may_wait_for_files_and_the_next_is_refused() {
     server.expect_file(&mark);
     let refused = server.request("tools/call", json!({"name": "list_interpreters"}));
     let why = &refused["error"]["message"];
-    assert_eq!((&refused["error"]["code"], why), (&json!(-32603), &json!("too many requests wait for their answers")));
+    assert_eq!(
+        (&refused["error"]["code"], why),
+        (&json!(-32603), &json!("too many requests wait for their answers: try again when some have got theirs"))
+    );
     for id in asked {
         assert!(!server.wait(id).is_error);
     }

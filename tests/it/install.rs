@@ -52,10 +52,12 @@ fn install_in_an_empty_home_ends_with_a_python_answer_through_both_doors() {
     let dir = fs::canonicalize(folder.home()).unwrap().join(".local/bin");
     expect_ours(&dir);
     assert!(told.contains("x = 1 + 1 by MCP, then x by the client: 2"), "{told}");
-    assert!(told.contains(&format!("claude mcp add python-interpreter -- {}/mcp-py-server", dir.display())), "{told}");
+    let add = format!("claude mcp add --scope user python-interpreter -- {}/mcp-py-server", dir.display());
+    assert!(told.contains(&add), "{told}");
     assert!(told.contains("is not on PATH: export PATH="), "{told}");
     assert!(told.contains(r#"{"permissions": {"allow": ["Bash(mcp-py-client:*)"]}}"#), "{told}");
     assert!(folder.output_dirs().is_empty(), "the trial left something");
+    assert!(!told.contains("is not on PATH: run"), "that was said: {told}");
 }
 
 #[test]
@@ -141,7 +143,7 @@ fn two_installs_at_once_both_succeed_and_the_line_for_claude_is_one_for_the_shel
         let script = format!("printf '%s|' {line}");
         let words = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
         let server = dir.join("mcp-py-server");
-        assert_eq!(text(&words.stdout), format!("python-interpreter|--|{}|", server.display()));
+        assert_eq!(text(&words.stdout), format!("--scope|user|python-interpreter|--|{}|", server.display()));
     }
 }
 
@@ -240,7 +242,7 @@ fn facts(output: &Output) -> std::collections::BTreeMap<String, (bool, String)> 
     let text = text(&output.stdout);
     let fact = |line: &str| {
         let (verdict, rest) = line.split_at(5);
-        assert!(matches!(verdict, "ok   " | "BAD  "), "{line}");
+        assert!(matches!(verdict, "ok   " | "WARN " | "BAD  "), "{line}");
         let (name, rest) = rest.split_at(14);
         (name.trim().to_string(), (verdict == "ok   ", rest.to_string()))
     };
@@ -292,6 +294,64 @@ fn doctor_is_content_after_an_install() {
     assert!(!said["environment"].1.contains("will be made"), "the trial made it: {said:?}");
 }
 
+/// What doctor says of the settings, a line each, in an environment that has these.
+fn settings_with(variables: &[(&str, &str)]) -> Vec<String> {
+    let folder = Folder::new();
+    let mut command = Command::new(binary());
+    command
+        .arg("doctor")
+        .env_clear()
+        .env("HOME", folder.home())
+        .env("TMPDIR", folder.tmp())
+        .env("PATH", "/usr/bin:/bin");
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    text(&output.stdout).lines().filter(|line| line[5..].starts_with("setting ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_settings_of_the_readme_are_those_that_doctor_shows_with_their_defaults() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let section =
+        readme.split("\n## Settings\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    let told: Vec<String> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            format!("ok   setting       {} is {} ({})", cells[0].trim_end_matches('`'), cells[1], cells[2])
+        })
+        .collect();
+    assert_eq!(settings_with(&[]), told);
+    // And the program reads no others but the one that tests set, and the one that it sets for its cells.
+    let main = include_str!("../../src/main.rs").split("#[cfg(test)]").next().unwrap();
+    let mut others: Vec<&str> =
+        main.split('"').filter(|text| text.starts_with("MCP_PY_") && !text.contains(' ')).collect();
+    others.retain(|name| !told.iter().any(|line| line.contains(&format!(" {name} is "))));
+    others.sort_unstable();
+    others.dedup();
+    assert_eq!(others, ["MCP_PY_HURRY", "MCP_PY_INTERPRETER"]);
+}
+
+#[test]
+fn doctor_shows_the_settings_in_force_and_warns_of_those_that_can_not_be_read() {
+    let given = [("MCP_PY_TIMEOUT", "10m"), ("MCP_PY_WAIT", "none"), ("MCP_PY_AUTO_INSTALL", "fasle")];
+    let said = settings_with(&given);
+    let warning = "can't be read: it must be";
+    let expected = [
+        format!(
+            "WARN setting       MCP_PY_TIMEOUT=10m {warning} the seconds a cell may run, such as 300, or 0 for no limit; \
+             600 is used instead"
+        ),
+        format!(
+            "WARN setting       MCP_PY_AUTO_INSTALL=fasle {warning} on or off: whether importing a missing package \
+             installs it; off is used instead"
+        ),
+    ];
+    for line in expected {
+        assert!(said.contains(&line), "{line}\n{said:#?}");
+    }
+    assert!(said.iter().any(|line| line.starts_with("ok   setting       MCP_PY_WAIT is none (")), "{said:#?}");
+}
+
 #[test]
 fn doctor_in_a_broken_home_says_the_truth() {
     let folder = Folder::new();
@@ -312,7 +372,7 @@ fn doctor_in_a_broken_home_says_the_truth() {
     let said = facts(&output);
     assert_eq!(output.status.code(), Some(1), "{said:?}");
     let client = format!(
-        "{} is another program: remove it, or put our folder before it",
+        "{} is another program: remove it, or put the folder of mcp-py before it on PATH",
         folder.bin().join("mcp-py-client").display()
     );
     assert_eq!(said["client"], (false, client));
@@ -328,7 +388,7 @@ fn doctor_in_a_broken_home_says_the_truth() {
     );
     assert!(!said["output"].0, "{said:?}");
     assert!(!said["installer"].0 && said["installer"].1.starts_with("neither uv nor pip"), "{said:?}");
-    assert!(said["ps"] == (true, "missing: /proc is read instead".into()), "{said:?}");
+    assert!(said["ps"] == (true, "not needed: /proc is read instead".into()), "{said:?}");
     let stale: usize = said["stale"].1.split(' ').next().unwrap().parse().unwrap();
     assert!(stale >= 1, "{said:?}");
     assert_eq!(fs::read(state.join("interpreters.json")).unwrap(), b"{\"interpreters\": [");

@@ -553,7 +553,7 @@ fn a_death_of_one_interpreter_is_no_affair_of_the_others() {
     server.call("add_interpreter", json!({"name": "other", "python_path": python()}));
     server.ok("kept = 1");
     let text = server.call("execute", json!({"interpreter": "other", "code": "import os; os._exit(2)"})).text;
-    has(&mut server, &text, &["'other'", "exited with code 2"]);
+    has(&mut server, &text, &["\"other\"", "exited with code 2"]);
     check(&mut server, "kept", "1");
     let next = server.call("execute", json!({"interpreter": "other", "code": "6 * 7"}));
     assert_eq!((next.text.as_str(), next.is_error), ("42", false));
@@ -687,5 +687,5 @@ fn a_cell_behind_one_after_which_the_process_dies_runs_in_the_next_process() {
     assert_eq!(server.wait(first).text, "'first'");
     let second = server.wait(second);
     assert!(!second.is_error && second.text.ends_with("'second'"), "{second:?}");
-    assert!(second.text.contains("interpreter 'builtin' exited with code 7; its variables are gone"), "{second:?}");
+    assert!(second.text.contains("interpreter \"builtin\" exited with code 7; its variables are gone"), "{second:?}");
 }

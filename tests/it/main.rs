@@ -20,6 +20,7 @@
 //! | shell | the client: options, exit codes, streams, finding the session |
 //! | install | `mcp-py install`, `doctor`, roles, and the README's commands in the shell |
 //! | waits | calls that end before their cells, interrupts, restarts, the history |
+//! | messages | what the program says when something is wrong, word by word |
 //! | tidy | promises about the source itself and the README |
 
 mod client;
@@ -32,6 +33,7 @@ mod cells;
 mod host;
 mod install;
 mod interrupts;
+mod messages;
 mod output;
 mod packages;
 mod pictures;

@@ -222,7 +222,7 @@ fn notes_and_tracebacks_are_on_stderr() {
     );
     let (code, out, err) = run(&socket, &["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]);
     assert_eq!((code, out.as_str()), (137, ""));
-    assert!(err.starts_with("[mcp-py: interpreter 'builtin' was killed by SIGKILL"), "{err}");
+    assert!(err.starts_with("[mcp-py: interpreter \"builtin\" was killed by SIGKILL"), "{err}");
 }
 
 // ---- scripts -------------------------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ fn the_exit_code_says_how_the_cell_ended() {
     // A failure of ours has its own beginning, a cell that ends with our code has not.
     let mut broken = Server::with(|builder| builder.under("claude").env("MCP_PY_PYTHON", "/bin/false"));
     let (code, _, err) = run(&socket_of(&mut broken), &["-c", "1"]);
-    assert!(code == 125 && err.starts_with("mcp-py-client: interpreter 'builtin' did not start: "), "{code} {err}");
+    assert!(code == 125 && err.starts_with("mcp-py-client: interpreter \"builtin\" did not start: "), "{code} {err}");
     expect(run(&socket, &["-c", "exit(125)"]), 125, "", "SystemExit: 125\n");
     // The cell ended by its own choice, with a value: there is no traceback.
     let saves = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n'partial'";
@@ -533,11 +533,16 @@ fn the_tools_are_options() {
     assert!(shown.starts_with("{\n  \"") && shown.ends_with("\n}\n"), "it is indented: {shown}");
     let info: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!(info["socket_path"], socket);
-    expect(run(&socket, &["--add", "other", python(), "--save"]), 0, "Interpreter 'other' started, and is saved\n", "");
+    expect(
+        run(&socket, &["--add", "other", python(), "--save"]),
+        0,
+        "Interpreter \"other\" started, and is saved\n",
+        "",
+    );
     expect(run(&socket, &["-i", "other", "-c", "1 + 1"]), 0, "2\n", "");
     let list: Value = serde_json::from_str(&run(&socket, &["--interpreters"]).1).expect("JSON");
     assert_eq!((&list["result"][1]["name"], &list["result"][1]["source"]), (&json!("other"), &json!("saved")));
-    let stopped = "Interpreter 'other' stopped; its saved configuration is removed\n";
+    let stopped = "Interpreter \"other\" stopped; its saved configuration is removed\n";
     expect(run(&socket, &["--stop", "other", "--remove"]), 0, stopped, "");
     let (code, out, err) = run(&socket, &["--stop", "other"]);
     assert!(code == 1 && out.is_empty() && err.starts_with("there is no interpreter \"other\""), "{code} {out} {err}");
@@ -599,7 +604,7 @@ fn head_ends_the_client_and_its_cell() {
 #[test]
 fn who_comes_by_the_other_door_is_told_of_a_death_too() {
     let (mut server, socket) = start();
-    let note = "[mcp-py: before this cell, interpreter 'builtin' exited with code 9; its variables are gone";
+    let note = "[mcp-py: before this cell, interpreter \"builtin\" exited with code 9; its variables are gone";
     server.ok("data = 1");
     assert_eq!(run(&socket, &["-c", "import os; os._exit(9)"]).0, 137);
     let result = server.exec("data");
@@ -618,7 +623,7 @@ fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
     let mut command = client(&socket, &["-c", "print('x' * 100_000)"]);
     if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
         let (code, _, err) = said(command.stdout(full).spawn().unwrap());
-        assert!(code == 125 && err.contains("it could not be printed: No space left"), "{code} {err}");
+        assert!(code == 125 && err.contains("the answer could not be printed: No space left"), "{code} {err}");
     }
     let child = spinning(&socket);
     server.kill(libc::SIGKILL);

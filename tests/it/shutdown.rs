@@ -500,7 +500,7 @@ fn a_signal_answers_the_cells_that_wait_too() {
     let waiting = server.start_exec("1 + 1");
     server.kill(libc::SIGTERM);
     let told = server.wait(waiting);
-    assert_eq!((told.text.as_str(), told.is_error), ("the server is ending: this cell was not run", true));
-    assert!(server.wait(running).text.contains("interpreter 'builtin' was killed: it was stopped"));
+    assert_eq!((told.text.as_str(), told.is_error), ("not run: the server is shutting down", true));
+    assert!(server.wait(running).text.contains("interpreter \"builtin\" was killed: the server shut down"));
     server.wait_exit(DEADLINE);
 }

@@ -539,8 +539,8 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
     let mut server = start(&folder);
     let added = |name: &str, value: Value| json!({"name": "a", "python_path": "p", name: value});
     for (tool, arguments, words) in [
-        ("execute", json!({}), vec!["\"code\"", "a string", "missing|nothing"]),
-        ("execute", json!({"code": null}), vec!["\"code\"", "a string", "missing|nothing"]),
+        ("execute", json!({}), vec!["\"code\"", "a string", "needs"]),
+        ("execute", json!({"code": null}), vec!["\"code\"", "a string", "needs"]),
         ("execute", json!({"code": 5}), vec!["\"code\"", "a string", "5"]),
         ("execute", json!({"code": ["1"]}), vec!["\"code\"", "a string", "[\"1\"]"]),
         ("execute", json!({"code": "1", "interpreter": 7}), vec!["\"interpreter\"", "a string", "7"]),
@@ -557,8 +557,8 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
         ("list_vars", json!({"all": true}), vec!["unknown", "\"all\"", "interpreter"]),
         ("get_session_info", json!({"all": true}), vec!["unknown", "\"all\""]),
         ("list_interpreters", json!({"all": true}), vec!["unknown", "\"all\""]),
-        ("add_interpreter", json!({"name": "a"}), vec!["\"python_path\"", "a string", "missing|nothing"]),
-        ("add_interpreter", json!({"python_path": "p"}), vec!["\"name\"", "a string", "missing|nothing"]),
+        ("add_interpreter", json!({"name": "a"}), vec!["\"python_path\"", "a string", "needs"]),
+        ("add_interpreter", json!({"python_path": "p"}), vec!["\"name\"", "a string", "needs"]),
         ("add_interpreter", added("save", json!("yes")), vec!["\"save\"", "true or false", "\"yes\""]),
         ("add_interpreter", added("cwd", json!(1)), vec!["\"cwd\"", "a string", "1"]),
         ("add_interpreter", added("env", json!(["A=1"])), vec!["\"env\"", "an object", "strings"]),
@@ -567,7 +567,7 @@ fn wrong_arguments_are_named_with_what_was_expected_and_what_came() {
         ("add_interpreter", added("env", json!({"": "1"})), vec!["\"env\""]),
         ("add_interpreter", added("env", json!({"A": "x\0y"})), vec!["\"env\""]),
         ("add_interpreter", added("python", json!("p")), vec!["unknown", "\"python\"", "python_path"]),
-        ("stop_interpreter", json!({}), vec!["\"name\"", "a string", "missing|nothing"]),
+        ("stop_interpreter", json!({}), vec!["\"name\"", "a string", "needs"]),
         ("stop_interpreter", json!({"name": "a", "remove": "yes"}), vec!["\"remove\"", "true or false", "\"yes\""]),
     ] {
         let mut words = words;
@@ -1159,7 +1159,12 @@ fn a_python_that_hangs_is_given_up_and_leaves_nothing() {
     let (hanging, mark) = hanging_python(&folder);
     let mut server = start_with(&folder, |builder| builder.env("MCP_PY_START_TIMEOUT", "1"));
     let adding = json!({"name": "x", "python_path": hanging, "save": true});
-    refused(&mut server, "add_interpreter", adding, &["too long to start", "MCP_PY_START_TIMEOUT"]);
+    refused(
+        &mut server,
+        "add_interpreter",
+        adding,
+        &["it took longer than 1 s to start; MCP_PY_START_TIMEOUT allows more"],
+    );
     assert!(mark.exists());
     expect_nothing_but_the_server(&mut server);
     assert_eq!(names_listed(&mut server), ["builtin"]);
@@ -1465,7 +1470,7 @@ fn a_remove_right_behind_a_stop_says_that_it_removed() {
         (vec![&saving], vec!["is saved"]),
         (
             vec![&stop, &remove],
-            vec!["'x' stopped; its saved configuration is kept", "not running; its saved configuration is removed"],
+            vec!["\"x\" stopped; its saved configuration is kept", "not running; its saved configuration is removed"],
         ),
         (vec![&saving], vec!["is saved"]),
         (vec![&stop, &stop, &remove], vec!["kept", "not running", "its saved configuration is removed"]),
@@ -1508,7 +1513,7 @@ fn a_transient_one_is_gone_after_its_stop() {
     let mut server = start(&Folder::new());
     let pid = pid_of(&add(&mut server, json!({"name": "x", "python_path": python()})));
     let text = done(&mut server, "stop_interpreter", json!({"name": "x"}));
-    assert!(text.starts_with("Interpreter 'x' stopped") && text.contains("not saved"), "{text}");
+    assert!(text.starts_with("Interpreter \"x\" stopped") && text.contains("not saved"), "{text}");
     assert!(!procs::is_alive(pid));
     assert_eq!(names_listed(&mut server), ["builtin"]);
     refused(&mut server, "stop_interpreter", json!({"name": "x"}), &["\"x\"", "builtin"]);
@@ -1522,7 +1527,7 @@ fn a_saved_one_stays_in_the_list_after_its_stop() {
     let adding = json!({"name": "x", "python_path": python(), "description": "stays", "save": true});
     let pid = pid_of(&add(&mut server, adding));
     let text = done(&mut server, "stop_interpreter", json!({"name": "x"}));
-    assert!(text.starts_with("Interpreter 'x' stopped") && text.contains("kept"), "{text}");
+    assert!(text.starts_with("Interpreter \"x\" stopped") && text.contains("kept"), "{text}");
     assert!(!procs::is_alive(pid));
     let entry = listed_as(&mut server, "x").expect("it stays");
     assert_eq!((&entry["source"], &entry["state"]), (&json!("saved"), &json!("stopped")));
@@ -1557,7 +1562,7 @@ fn remove_deletes_the_saved_configuration_running_or_not() {
     }
     add(&mut server, json!({"name": "x", "python_path": python()}));
     let text = done(&mut server, "stop_interpreter", json!({"name": "x", "remove": true}));
-    assert!(text.starts_with("Interpreter 'x' stopped") && text.contains("not saved"), "{text}");
+    assert!(text.starts_with("Interpreter \"x\" stopped") && text.contains("not saved"), "{text}");
     assert_eq!(names_listed(&mut server), ["builtin", "other"]);
 }
 
@@ -1575,14 +1580,14 @@ fn stopping_a_busy_one_answers_its_cells_with_errors() {
         server.expect_file(&flag);
         let stop = server.start_call("stop_interpreter", json!({"name": "x"}));
         let cell = server.wait(running);
-        expect_refusal(&mut server, &cell, "the running cell", &["so far", "'x'", "stopped"]);
+        expect_refusal(&mut server, &cell, "the running cell", &["so far", "\"x\"", "stopped"]);
         assert!(!cell.text.contains("next cell starts"), "there is none: {}", cell.text);
         for id in [waiting, listing] {
             let result = server.wait(id);
             expect_refusal(&mut server, &result, "a waiting cell", &["stopped"]);
         }
         let stopped = server.wait(stop);
-        assert!(!stopped.is_error && stopped.text.starts_with("Interpreter 'x' stopped"), "{}", stopped.text);
+        assert!(!stopped.is_error && stopped.text.starts_with("Interpreter \"x\" stopped"), "{}", stopped.text);
         assert!(!procs::is_alive(pid));
         expect_nothing_but_the_server(&mut server);
     }
@@ -1597,7 +1602,7 @@ fn stopping_one_that_is_starting_ends_both_calls() {
     server.expect_file(&mark);
     done(&mut server, "stop_interpreter", json!({"name": "x"}));
     let result = server.wait(adding);
-    expect_refusal(&mut server, &result, "the add", &["'x'", "stopped"]);
+    expect_refusal(&mut server, &result, "the add", &["\"x\"", "stopped"]);
     expect_nothing_but_the_server(&mut server);
     assert_eq!(names_listed(&mut server), ["builtin"]);
     assert!(!saved_file(&folder).exists());
@@ -1644,7 +1649,7 @@ fn a_discovered_one_is_not_ours_to_remove() {
     refused(&mut server, "stop_interpreter", json!({"name": ".venv", "remove": true}), &[".venv", "project"]);
     assert_eq!(run_in(&mut server, ".venv", "x"), "1");
     let text = done(&mut server, "stop_interpreter", json!({"name": ".venv"}));
-    assert!(text.starts_with("Interpreter '.venv' stopped") && text.contains("stays"), "{text}");
+    assert!(text.starts_with("Interpreter \".venv\" stopped") && text.contains("stays"), "{text}");
     let text = done(&mut server, "stop_interpreter", json!({"name": ".venv"}));
     assert!(text.contains("not running"), "{text}");
     let entry = listed_as(&mut server, ".venv").expect("it is still there");
@@ -2192,8 +2197,8 @@ fn a_call_that_looks_at_files_when_a_stop_ends_does_not_overtake_those_that_were
     procs::eventually(DEADLINE, "x ends", || !procs::is_alive(pid.parse().unwrap()));
     server.request("ping", json!({})); // the loop knows
     drop(held);
-    assert!(server.wait(stop).text.contains("'x' stopped"));
+    assert!(server.wait(stop).text.contains("\"x\" stopped"));
     assert!(server.wait(remove).text.contains("is removed"));
-    assert!(server.wait(again).text.contains("'x' started"));
+    assert_eq!(server.wait(again).structured["message"], "Interpreter \"x\" started");
     assert_eq!(server.wait(cell).text, "42");
 }

@@ -1016,7 +1016,7 @@ fn stop_interpreter_tells_what_ended_unattended() {
         thread::sleep(Duration::from_millis(5));
     }
     let told = server.call("stop_interpreter", json!({"name": "x"}));
-    has(&mut server, &told.text, &["Interpreter 'x' stopped", "cell 1 ended after ", "two"]);
+    has(&mut server, &told.text, &["Interpreter \"x\" stopped", "cell 1 ended after ", "two"]);
 }
 
 // ---- cancelled cells -----------------------------------------------------------------------------------------------
@@ -1264,7 +1264,7 @@ fn a_child_that_ignores_the_interrupt_is_killed_after_four_seconds_and_an_older_
 #[track_caller]
 fn restart(server: &mut Server) -> ToolResult {
     let told = server.call("reset", json!({"restart": true}));
-    if told.is_error || !told.text.contains("Interpreter 'builtin' restarted") {
+    if told.is_error || !told.text.contains("Interpreter \"builtin\" restarted") {
         server.fail(&format!("a restart was expected, not {:?}", told.text));
     }
     told
@@ -1280,7 +1280,7 @@ fn reset_with_restart_gives_an_idle_interpreter_a_new_process() {
     assert_ne!(server.worker_pid(), pid);
     let answer = ask(&socket, "/execute", &json!({"code": "'theirs'"}));
     let text = answer["result"].as_str().unwrap();
-    let notice = "[mcp-py: before this cell, interpreter 'builtin' was restarted; its variables are gone";
+    let notice = "[mcp-py: before this cell, interpreter \"builtin\" was restarted; its variables are gone";
     assert!(text.starts_with(notice) && text.ends_with("]\n'theirs'"), "{text}");
     expect_answer(&ask(&socket, "/execute", &json!({"code": "'theirs'"})), 0, "'theirs'");
     // Without restart the process goes on.
@@ -1311,7 +1311,7 @@ fn a_restart_ends_what_runs_and_fails_what_waits_and_what_comes_behind_it_runs()
     let text = answer["result"].as_str().or(answer["detail"].as_str()).unwrap_or_default();
     assert!(text.starts_with("not run: "), "{answer}");
     let told = server.wait(restart);
-    assert!(!told.is_error && told.text.contains("Interpreter 'builtin' restarted"), "{told:?}");
+    assert!(!told.is_error && told.text.contains("Interpreter \"builtin\" restarted"), "{told:?}");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     let told = server.wait(behind);
     expect(&mut server, &told, "'new'");
@@ -1348,7 +1348,7 @@ fn a_restart_runs_the_startup_script_again() {
     server.call("add_interpreter", json!({"name": "x", "python_path": python(), "startup_script": script}));
     let first = server.call("execute", json!({"code": "y = 1; mine", "interpreter": "x"})).text;
     let told = server.call("reset", json!({"restart": true, "interpreter": "x"}));
-    assert!(!told.is_error && told.text.contains("Interpreter 'x' restarted"), "{told:?}");
+    assert!(!told.is_error && told.text.contains("Interpreter \"x\" restarted"), "{told:?}");
     let second = server.call("execute", json!({"code": "mine == os.getpid(), 'y' in dir()", "interpreter": "x"}));
     expect(&mut server, &second, "(True, False)");
     assert_ne!(server.call("execute", json!({"code": "mine", "interpreter": "x"})).text, first);
@@ -1368,7 +1368,7 @@ fn a_restart_ends_a_startup_script_that_hangs() {
     server.expect_file(&begun);
     fs::remove_file(&hangs).unwrap();
     let told = server.call("reset", json!({"restart": true, "interpreter": "x"}));
-    assert!(!told.is_error && told.text.contains("Interpreter 'x' restarted"), "{told:?}");
+    assert!(!told.is_error && told.text.contains("Interpreter \"x\" restarted"), "{told:?}");
     server.wait(first);
     let told = server.call("execute", json!({"code": "6 * 7", "interpreter": "x"}));
     assert!(told.text.ends_with("42"), "{told:?}");
@@ -1693,7 +1693,7 @@ fn a_detached_cell_can_be_interrupted_and_its_process_restarted() {
     assert!(exit == 130 && err.contains("KeyboardInterrupt"), "{exit} {err}");
     let pid = server.worker_pid();
     let (exit, out, err) = run(&socket, &["--reset", "--restart"]);
-    assert!(exit == 0 && out.starts_with("Interpreter 'builtin' restarted"), "{exit} {out:?} {err:?}");
+    assert!(exit == 0 && out.starts_with("Interpreter \"builtin\" restarted"), "{exit} {out:?} {err:?}");
     assert!(!procs::is_alive(pid));
     let text = server.ok("'mine'");
     assert!(text.contains("was restarted; its variables are gone") && text.ends_with("]\n'mine'"), "{text}");
@@ -1883,9 +1883,9 @@ fn with_mcp_py_history_each_session_leaves_a_file_of_its_own() {
 #[test]
 fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
     let mut server = Server::with(|builder| builder.env("MCP_PY_HISTORY", "/dev/null/history"));
-    for number in 0..3 {
-        check(&mut server, &format!("{number} + 1"), &format!("{}", number + 1));
-    }
+    let why = "what is run from now on is not kept: MCP_PY_HISTORY /dev/null/history: Not a directory (os error 20)";
+    check(&mut server, "0 + 1", &format!("[mcp-py: {why}]\n1"));
+    check(&mut server, "1 + 1", "2");
     server.expect_stderr("/dev/null/history");
     assert_eq!(server.stderr().matches("/dev/null/history").count(), 1, "{}", server.stderr());
     assert_eq!(history_path(&mut server), None);
@@ -1895,9 +1895,12 @@ fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
 fn the_history_keeps_at_most_64_mib() {
     let mut server = Server::start();
     let long = format!("#{}\n'ran'", "x".repeat(15 << 20));
-    for _ in 0..5 {
+    for _ in 0..4 {
         assert_eq!(server.ok(&long), "'ran'");
     }
+    let full = "[mcp-py: what is run from now on is not kept: the history holds its first 64 MiB]\n'ran'";
+    assert_eq!(server.ok(&long), full);
+    assert_eq!(server.ok(&long), "'ran'");
     let size = fs::metadata(history_path(&mut server).expect("a path")).unwrap().len();
     assert!((40 << 20..=64 << 20).contains(&size), "{size} bytes");
     server.expect_stderr("64 MiB");
@@ -2053,7 +2056,7 @@ fn a_death_behind_an_unattended_cell_is_told_at_its_own_door_too() {
     has(
         &mut server,
         &text,
-        &["cell 2 ended after ", "rest", "before this cell, interpreter 'builtin' exited with code 4"],
+        &["cell 2 ended after ", "rest", "before this cell, interpreter \"builtin\" exited with code 4"],
     );
     assert!(text.ends_with("\nFalse"), "{text}");
 }
@@ -2065,7 +2068,7 @@ fn a_restart_whose_call_is_cancelled_is_told() {
     let restart = server.start_call("reset", json!({"restart": true}));
     server.cancel(restart);
     let text = server.ok("'until' in dir()");
-    has(&mut server, &text, &["before this cell, interpreter 'builtin' was restarted; its variables are gone"]);
+    has(&mut server, &text, &["before this cell, interpreter \"builtin\" was restarted; its variables are gone"]);
     drop(go);
 }
 
