@@ -205,7 +205,7 @@ def settle_streams():
         failed = flush(stream)
         if leads_to(descriptor) != places[descriptor]:
             dup2(spares[descriptor], descriptor)
-            notes.append("the cell closed or redirected %s for good: it was put back" % name)
+            notes.append("the cell closed or redirected descriptor %d (%s): it was put back" % (descriptor, name))
             flush(own)  # again, with what could not be written before
             flush(stream)
         if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
