@@ -1248,7 +1248,7 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
             "timeout": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
                 "Seconds the cell may run before it is interrupted; 0 = no limit. Default: {timeout}."},
             "wait": {"type": "number", "minimum": 0, "maximum": 10000000.0, "description":
-                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: host's limit."},
+                "Seconds to wait for the cell, which then goes on by itself; 0 = only start it. Default: by host."},
             "stdin": {"type": "string", "description":
                 "What the cell and its child processes read from stdin, as by input()."}
         }"#, "\
@@ -6058,7 +6058,7 @@ if readline:
     except OSError:
         pass
 project = json.loads(call("--info")[1] or "{}").get("project_dir", "?")
-python = "interpreter '%s' (Python %d.%d.%d)" % ((NAME,) + sys.version_info[:3])
+python = 'interpreter "%s" (Python %d.%d.%d)' % ((NAME,) + sys.version_info[:3])
 try:
     console.interact("%s in the session of %s; Ctrl-D leaves, and ends nothing" % (python, project), "")
 finally:

@@ -769,10 +769,7 @@ def serve(request):
     interrupted, raises_from, unanswered = False, 0.0, True
     asked.clear()
     install_notes.clear()
-    try:
-        take_back = lend(request)
-    except Exception as error:  # there is no room for what it is to read, for one: then nothing was lent
-        return answer(None, error)
+    take_back = lend(request)
     try:
         result, error = guarded(lambda: OPERATIONS[request["op"]](request))
         if "matplotlib" in modules and "code" in request:  # a cell, or the startup script

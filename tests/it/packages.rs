@@ -419,7 +419,7 @@ fn pip_in_a_shell_of_a_cell_is_the_bases_and_installs_into_the_environment() {
     let mut server = start();
     let pip = format!("'{}\\n'", env.join("bin/pip").display());
     check(&mut server, "import os; os.popen('command -v pip').read()", &pip);
-    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5 for zz_demo]\n42");
+    assert_eq!(server.ok("import zz_demo; zz_demo.value"), "[mcp-py: installed zz_demo 1.5]\n42");
 }
 
 #[test]

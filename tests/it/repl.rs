@@ -178,7 +178,7 @@ fn a_terminal_without_code_is_a_console_in_the_session() {
     let mut terminal = Terminal::run(&folder.project(), &env, &["client"]);
     let banner = terminal.expect("\n>>> ");
     let project = format!("in the session of {}", folder.project().display());
-    for part in ["interpreter 'builtin' (Python 3.", &project, "; Ctrl-D leaves, and ends nothing"] {
+    for part in ["interpreter \"builtin\" (Python 3.", &project, "; Ctrl-D leaves, and ends nothing"] {
         assert!(banner.contains(part) && banner.lines().count() == 1, "{banner}");
     }
     assert_eq!(terminal.enter("x * 2"), "10\n");
@@ -376,7 +376,7 @@ fn a_death_between_two_cells_is_told_at_a_tab_too() {
     procs::kill(pid, libc::SIGKILL);
     eventually(DEADLINE, "it dies", || !procs::is_alive(pid));
     terminal.press("abs\t");
-    terminal.expect("[mcp-py: before this cell, interpreter 'builtin' was killed by SIGKILL");
+    terminal.expect("[mcp-py: before this cell, interpreter \"builtin\" was killed by SIGKILL");
     terminal.expect("\n>>> abs");
     assert_eq!(terminal.enter("(-1)"), "1\n");
 }

@@ -372,7 +372,7 @@ fn the_description_of_execute_says_what_a_model_has_to_know() {
         assert!(description.contains(words), "{words} is missing in {description}");
     }
     // Hosts that search for tools go by the first words.
-    assert!(description.starts_with("Run Python in a persistent interpreter. "), "{description}");
+    assert!(description.starts_with("Run Python in a persistent interpreter"), "{description}");
 }
 
 /// Claude Code shows a model the names of tools alone, until it searches for one.
@@ -1349,7 +1349,7 @@ fn adds_of_one_name_at_the_same_time_with_different_settings_have_an_outcome_eac
         expect_refusal(&mut server, &result, word, &[word]);
     }
     let result = server.wait(good);
-    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    assert!(!result.is_error && result.structured["message"] == "Interpreter \"x\" started", "{}", result.text);
     let result = server.wait(late);
     assert!(!result.is_error && result.text.contains("was running already"), "{}", result.text);
     assert_eq!(run_in(&mut server, "x", "started"), "'by the third'");
@@ -1370,7 +1370,7 @@ fn an_add_with_another_path_waits_whether_the_first_one_starts() {
     let result = server.wait(first);
     assert!(!result.is_error, "{}", result.text);
     let result = server.wait(second);
-    expect_refusal(&mut server, &result, "the second", &["runs: stop it with stop_interpreter"]);
+    expect_refusal(&mut server, &result, "the second", &["runs with", "stop it with stop_interpreter"]);
     assert_eq!(run_in(&mut server, "x", "1 + 1"), "2");
 }
 
@@ -1388,7 +1388,7 @@ fn an_add_goes_on_where_the_one_it_waits_for_is_cancelled_or_is_cancelled_itself
     server.cancel(second);
     server.cancel(first);
     let result = server.wait(third);
-    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    assert!(!result.is_error && result.structured["message"] == "Interpreter \"x\" started", "{}", result.text);
     assert_eq!(run_in(&mut server, "x", "x"), "2");
     server.expect_no_answer();
 }
@@ -1409,7 +1409,7 @@ fn a_stop_ends_the_adds_that_came_before_it_too() {
     }
     assert!(!server.wait(stop).is_error);
     let result = server.wait(third);
-    assert!(!result.is_error && result.text.contains("Interpreter 'x' started"), "{}", result.text);
+    assert!(!result.is_error && result.structured["message"] == "Interpreter \"x\" started", "{}", result.text);
 }
 
 // ---- the order of calls that concern one interpreter ---------------------------------------------------------------
