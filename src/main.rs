@@ -1252,8 +1252,8 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
             "stdin": {"type": "string", "description":
                 "What the cell and its child processes read from stdin, as by input()."}
         }"#, "\
-Run Python in a persistent interpreter, as in a notebook: for data, plots, calculations and scripts. Variables, imports \
-and functions stay until `reset`; the value of the last expression is part of the answer, so no print is needed. \
+Run Python in a persistent interpreter, as in a notebook: for data, plots, calculations and scripts. Variables, \
+imports and functions stay until `reset`; the value of the last expression is part of the answer, so no print is needed. \
 stdout, stderr and tracebacks come back as text, open matplotlib figures as images. Top-level `await` works. stdin is \
 empty unless given: input() fails at once. An exception, time-out or exit() ends the cell, not the interpreter; if its \
 process dies, the answer says so and the variables are gone. A call may end before a long cell does: the answer shows \
