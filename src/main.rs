@@ -1253,12 +1253,12 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
                 "What the cell and its child processes read from stdin, as by input()."}
         }"#, "\
 Run Python in a persistent interpreter, as in a notebook: for data, plots, calculations and scripts. Variables, \
-imports and functions stay until `reset`; the value of the last expression is part of the answer, so no print is needed. \
-stdout, stderr and tracebacks come back as text, open matplotlib figures as images. Top-level `await` works. stdin is \
-empty unless given: input() fails at once. An exception, time-out or exit() ends the cell, not the interpreter; if its \
-process dies, the answer says so and the variables are gone. A call may end before a long cell does: the answer shows \
-the output so far, the cell goes on by itself, and the tool `wait` shows the rest. Output over 25,000 characters is shown with its head and tail and ends with the path of a file \
-that holds all of it."
+imports and functions stay until `reset`; the value of the last expression is part of the answer, so no print is \
+needed. stdout, stderr and tracebacks come back as text, open matplotlib figures as images. Top-level `await` works. \
+stdin is empty unless given: input() fails at once. An exception, time-out or exit() ends the cell, not the \
+interpreter; if its process dies, the answer says so and the variables are gone. A call may end before a long cell \
+does: the answer shows the output so far, the cell goes on by itself, and the tool `wait` shows the rest. Output over \
+25,000 characters is shown with its head and tail and ends with the path of a file that holds all of it."
     ).with("_meta", json!({"anthropic/maxResultSizeChars": ANSWER_CHARS_MAX, "anthropic/alwaysLoad": true})),
     tool("wait", "Wait For Python", "read-only", "output of a long Python cell that still runs",
         Server::wait, &[], r#"{
@@ -2329,13 +2329,12 @@ impl Interpreter {
             Request::Run { code, argv, stdin } => {
                 self.cells += 1;
                 number = Some(self.cells);
-                let request = format!(
-                    "{{\"op\":\"run\",\"number\":{},\"code\":{},\"argv\":{},\"stdin\":{}}}",
-                    self.cells,
-                    json!(code),
-                    json!(argv),
-                    json!(stdin)
-                );
+                let mut lent = String::new();
+                if !argv.is_empty() || stdin.is_some() {
+                    lent = format!(",\"argv\":{},\"stdin\":{}", json!(argv), json!(stdin));
+                }
+                let code = Value::from(code.as_str());
+                let request = format!("{{\"op\":\"run\",\"number\":{},\"code\":{code}{lent}}}", self.cells);
                 (format!("cell {}", self.cells), request)
             }
             Request::Startup { code } => {

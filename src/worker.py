@@ -7,8 +7,8 @@ namespace of its own, whose builtins are a private copy: whatever user code does
 Protocol: one JSON object a line, UTF-8, on the control socket. It arrives as descriptor 0 and is at once moved to a
 private close-on-exec descriptor (I6). The server sends a request and waits for `done` before it sends the next.
 
-    server -> worker   {"op": "run", "number": n, "code": text, "argv": [text], "stdin": text or null}
-                       a cell; as a script its file's path comes first in argv, which is empty where none is given
+    server -> worker   {"op": "run", "number": n, "code": text}       a cell, perhaps with
+                       "argv": [text], "stdin": text or null          as a script its file's path comes first in argv
                        {"op": "startup", "code": text}                the startup script
                        {"op": "list_vars"}, {"op": "reset"}
                        {"op": "looked", "number": n, "project": path, "environments": [[name, path]], "uv": bool,
