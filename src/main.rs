@@ -239,7 +239,7 @@ const START_TIMEOUT: Setting = Setting {
     name: "MCP_PY_START_TIMEOUT",
     default: "30", // a cold disk, a large venv
     means: "the seconds the start of a Python may take, such as 60",
-    can_be: is_seconds,
+    can_be: |value| is_seconds(value) && value.parse() != Ok(0.0),
 };
 const AUTO_INSTALL: Setting = Setting {
     name: "MCP_PY_AUTO_INSTALL",
@@ -272,8 +272,8 @@ impl Setting {
         env::var_os(self.name).filter(|value| !value.is_empty())
     }
 
-    /// What holds: the default where nothing is given, or what can't be read. A switch that can't be read is off: it is
-    /// there for people who do not trust what it allows.
+    /// The value in use. One that can't be read counts as not given; a switch, as off: it is there for people who do
+    /// not trust what it allows.
     fn value(&self) -> String {
         match self.given().map(|value| value.to_string_lossy().into_owned()) {
             Some(value) if (self.can_be)(&value) => value,
@@ -1882,7 +1882,7 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("interpreter {name:?} is found in the project or active, not saved: delete its folder to remove it")
+            format!("interpreter {name:?} was discovered, not saved: to stop it, leave out remove")
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -2038,7 +2038,7 @@ impl Interpreter {
     fn is_unused(&self) -> bool {
         let is_wanted = self.runs() || !self.waiting.is_empty() || !self.additions.is_empty();
         let has_told = self.notices.iter().all(Vec::is_empty) && self.unattended.iter().all(Option::is_none);
-        !is_wanted && self.stopping.is_none() && has_told
+        !is_wanted && self.held.is_empty() && self.stopping.is_none() && has_told
     }
 
     /// The cell that runs, or list_vars or reset, and the worker's pid.
@@ -2061,8 +2061,8 @@ impl Interpreter {
         })
     }
 
-    /// Whether a call has to wait: for the end of the process, or where it asks for another start than the one that is
-    /// under way, for that to succeed or fail.
+    /// Whether a call has to wait: for the end of the process or, for an add with another configuration, for the end
+    /// of the start that is under way.
     fn holds(&self, action: &Action) -> bool {
         let is_starting = self.runs() && !self.is_up();
         let differs = matches!(action, Action::Add { given, .. } if *given != self.config);
@@ -2263,7 +2263,10 @@ impl Interpreter {
     /// False for a frame that our worker never sends at this stage.
     fn take_frame(&mut self, frame: Frame, front: &mut Frontend) -> bool {
         match frame {
-            Frame::Ready { version, environment, note } => return self.take_ready(version, environment, note, front),
+            Frame::Ready { version, environment, note, pid } => {
+                self.check_pid(pid);
+                return self.take_ready(version, environment, note, front);
+            }
             Frame::Part(text) => {
                 self.read_what_is_there(front); // all that the cell printed comes before its result
                 self.take_result(&text, false, front);
@@ -2293,6 +2296,18 @@ impl Interpreter {
     }
 
     /// The worker runs: its startup script comes first. False where it was ready already.
+    /// Says where a script is our child in Python's place: signals reach that one only.
+    fn check_pid(&mut self, pid: Option<u64>) {
+        let Some(worker) = self.worker() else { return };
+        if Some(worker.pid() as u64) != pid {
+            let path = worker.python.display();
+            self.notice(format!(
+                "{path} is a program that stays in front of Python: interrupts and time-outs do not reach the cells; \
+                 give the path of the Python itself"
+            ));
+        }
+    }
+
     fn take_ready(
         &mut self,
         version: String,
@@ -2950,7 +2965,7 @@ fn describe_exit(status: ExitStatus) -> String {
 
 /// A message from a worker (worker.py has the protocol).
 enum Frame {
-    Ready { version: String, environment: Option<PathBuf>, note: Option<String> },
+    Ready { version: String, environment: Option<PathBuf>, note: Option<String>, pid: Option<u64> },
     Part(String),
     Image { data: String, more: bool },
     Look { number: u64 },
@@ -2975,6 +2990,7 @@ impl Frame {
                 version: owned("version")?,
                 environment: owned("environment").map(PathBuf::from),
                 note: owned("note"),
+                pid: frame.get("pid").and_then(Value::as_u64),
             },
             "part" => Frame::Part(owned("text")?),
             "image" => Frame::Image { data: owned("data")?, more: flag(&frame, "more") },
@@ -3067,7 +3083,7 @@ impl Interpreter {
         let took = cell.since.elapsed();
         if cell.number.is_some() {
             // The text of such an error has no traceback.
-            let was_compiled = !end.error.as_ref().is_some_and(|error| error.starts_with("  File \"<cell "));
+            let was_compiled = !end.error.as_ref().is_some_and(|error| error.starts_with("  File \""));
             front.files.record_end(&cell.title, &self.name, &end.in_history(took), was_compiled);
         }
         let exit = end.exit;
@@ -3139,7 +3155,7 @@ impl Interpreter {
     }
 
     fn why_nothing_runs(&self) -> String {
-        let starts = self.worker().is_some_and(|worker| !matches!(worker.stage, Stage::Idle));
+        let starts = self.runs() && self.worker().is_none_or(|worker| !matches!(worker.stage, Stage::Idle));
         match &self.last {
             _ if starts => "the interpreter is starting".into(),
             Some((title, at, given)) => format!("nothing runs; {title} ended {} ago{given}", span(at.elapsed())),
@@ -3368,7 +3384,8 @@ impl CellEnd {
             return format!("ended after {}", span(took));
         }
         let why = self.error.as_ref().or(self.notes.last()).and_then(|text| text.lines().last()).unwrap_or_default();
-        format!("failed after {}: {}", span(took), truncate_middle(why, PROGRESS_MESSAGE_CHARS))
+        let colon = if why.is_empty() { "" } else { ": " }; // what exit("…") says is in the output
+        format!("failed after {}{colon}{}", span(took), truncate_middle(why, PROGRESS_MESSAGE_CHARS))
     }
 }
 
@@ -4006,22 +4023,25 @@ def make():
     return ''
 
 # In the shell of a cell `pip` is the base's, run by this environment's Python; where the base has none, ensurepip's.
-# What would have it install elsewhere is taken away.
+# What would have it install elsewhere is taken away. (pyenv's shim takes `-m pip` in its arguments, which this is one
+# of, for a call of pip, and stays in front of Python.)
 PIP = '''#!/bin/sh
 python=${0%/*}/python
 unset PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
 export PIP_USER=0
 "$python" -I -c 'import pip' 2>/dev/null || "$python" -I -m ensurepip --default-pip >&2
-exec "$python" -I -m pip "$@"
+exec "$python" -I -mpip "$@"
 '''
 
 def add_pip():
     for name in ('pip', 'pip3'):
         path = os.path.join(env, 'bin', name)
         if not os.path.exists(path):  # an early version made none, and pip may have put its own there
-            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o755)
-            os.write(file, PIP.encode())
-            os.close(file)
+            draft = '%s.%d' % (path, os.getpid())
+            with open(draft, 'w') as file:
+                file.write(PIP)
+            os.chmod(draft, 0o755)
+            os.rename(draft, path)
 
 if not bootstrap:
     state = '' if is_good() else ' (will be made at the first start)'
@@ -4256,6 +4276,7 @@ impl Interpreter {
     /// The worker misses a module: tells it where that may be, which the clerk knows, and what can be done.
     fn look_around(&self, number: u64) {
         let name = self.name.clone();
+        let pid = self.worker().map(Worker::pid);
         let installs = self.installs_into().is_some();
         let look = move |surroundings: &Surroundings| {
             let project = &surroundings.project.dir;
@@ -4267,7 +4288,8 @@ impl Interpreter {
             })
         };
         let answer = move |server: &mut Server, looked: Value| {
-            if let Some(worker) = server.interpreters.get_mut(&name).and_then(Interpreter::worker_mut) {
+            let worker = server.interpreters.get_mut(&name).and_then(Interpreter::worker_mut);
+            if let Some(worker) = worker.filter(|worker| Some(worker.pid()) == pid) {
                 worker.send(format!("{looked}\n").as_bytes());
             }
         };
@@ -4276,7 +4298,10 @@ impl Interpreter {
 
     /// The running cell imports what nobody finds: has a thread install it, unless there is a reason not to.
     fn install(&mut self, number: u64, module: String, package: String, front: &mut Frontend) {
-        let Some(environment) = self.installs_into().cloned() else { return }; // which it was told (look_around)
+        let Some(environment) = self.installs_into().cloned() else {
+            return self.installed(number, Err("installs are off".into()), front);
+            // it was told so (look_around)
+        };
         let offline_for = front.offline_since.map(|at| at.elapsed());
         if let Some(since) = offline_for.filter(|since| *since < scaled(OFFLINE_MEMORY)) {
             let why = format!("{package} was not installed: {} s ago there was no network", since.as_secs());
@@ -5409,7 +5434,7 @@ fn find_option(name: &str) -> Result<&'static [&'static str; 4], ClientError> {
     if let Some(option) = OPTIONS.iter().find(|[names, ..]| names.split(", ").any(|one| one == name)) {
         return Ok(option);
     }
-    // With one slip of the pen two words have all but that in common, at their ends.
+    // A typo leaves the beginning and the end of a word as they were.
     let likeness = |known: &&str| {
         let at_start = known.bytes().zip(name.bytes()).take_while(|(one, other)| one == other).count();
         let at_end = known.bytes().rev().zip(name.bytes().rev()).take_while(|(one, other)| one == other).count();
@@ -5541,6 +5566,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
         };
         printed.map_err(unprintable)?;
     }
+    printer.end(End::default()).map_err(unprintable)?; // what was held back
     Err(failed("the connection ended before the answer was complete: the server has shut down, or was killed"))
 }
 
@@ -5570,6 +5596,7 @@ enum Reply {
 }
 
 /// The end of an answer.
+#[derive(Default)]
 struct End {
     text: String, // the result, or the error
     exit: i32,
@@ -5739,8 +5766,8 @@ impl Printer {
 }
 
 /// What a terminal would show of lines that are written over behind carriage returns, as progress bars do: only what
-/// stood last. Text comes in pieces of any size. What was given out stays: what is written over it is a line of its
-/// own.
+/// stood last. Text comes in pieces of any size. What was printed can't be taken back: its replacement goes on a new
+/// line.
 #[derive(Default)]
 struct Overwritten {
     line: String,       // what stands on the last line and was not given out
@@ -5755,7 +5782,7 @@ impl Overwritten {
         let mut shown = String::new();
         for part in text.split_inclusive(['\n', '\r']) {
             let written = part.trim_end_matches(['\n', '\r']);
-            if self.has_returned && !written.is_empty() {
+            if self.has_returned && !written.is_empty() && !is_sequence(written) {
                 self.has_returned = false;
                 self.line.clear();
                 if mem::take(&mut self.is_given_out) {
@@ -5790,6 +5817,12 @@ impl Overwritten {
     fn end(&mut self) -> String {
         mem::take(self).line
     }
+}
+
+/// Whether this is one escape sequence that erases nothing, such as a reset of colours.
+fn is_sequence(text: &str) -> bool {
+    let end = text.strip_prefix("\x1b[").and_then(|rest| rest.find(|it: char| it.is_ascii_alphabetic()));
+    end.is_some_and(|at| at + 3 == text.len()) && !text.ends_with(['J', 'K'])
 }
 
 /// One request to the bridge, by HTTP/1.0, whose answers have no chunks: the JSON lines of its answer, as they come.
@@ -5918,6 +5951,7 @@ fn introduced(health: &Value) -> String {
 fn ask_who_they_are(sessions: impl Iterator<Item = Session>) -> BTreeMap<String, Value> {
     let (sender, answers) = mpsc::channel();
     for Session { path, server, .. } in sessions {
+        let _ = server.set_read_timeout(Some(HEALTH_LIMIT));
         let sender = sender.clone();
         let ask = move || {
             if let Some(health) = request(&server, "GET", "/health", &Value::Null).next() {
@@ -6160,8 +6194,8 @@ tried it: x = 1 + 1 by MCP, then x by the client: 2
 {hint}
 next, for Claude Code:
   claude mcp add --scope user python-interpreter -- {server}
-and so that the client needs no approval, in .claude/settings.json:
-  {{\"permissions\": {{\"allow\": [\"Bash(mcp-py-client:*)\"]}}}}
+and so that neither the tools nor the client need approval, in .claude/settings.json:
+  {{\"permissions\": {{\"allow\": [\"mcp__python-interpreter\", \"Bash(mcp-py-client:*)\"]}}}}
 "
     )
 }

@@ -14,8 +14,9 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
                        {"op": "looked", "number": n, "project": path, "environments": [[name, path]], "uv": bool,
                         "installs": bool}          the answer to `look`: `installs` says whether we may ask for them
                        {"op": "installed", "number": n, "done": bool}    the answer to `install`
-    worker -> server   {"op": "ready", "version": text, "environment": path or null, "note": text or null}
-                       once, first: where packages may be installed, and what there is to say of that
+    worker -> server   {"op": "ready", "version": text, "environment": path or null, "note": text or null,
+                        "pid": n}
+                       once, first: where packages may be installed, what there is to say of that, and who we are
                        {"op": "look", "number": n}           where the project is, and what environments it has
                        {"op": "install", "number": n, "name": text, "package": text}
                                                           a cell imports what nobody finds
@@ -45,6 +46,7 @@ from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
+from select import POLLIN, poll
 from time import monotonic
 from traceback import TracebackException, walk_stack
 
@@ -71,7 +73,8 @@ PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server ref
 ERROR_CHARS = 10_000  # of a traceback: its first and its last half are kept
 SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for tracebacks; the oldest go first
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
-LOOKS_MAX = 100  # causes of an error, and folders of a possible package, that are looked at
+LOOKS_MAX = 100  # causes of an error, folders of a possible package, and missing modules of a cell, that are looked at
+LOOK_SECONDS_MAX = 10  # for the server to say where a module may be: its clerk may be held up
 RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever catches these expects a failure
@@ -158,6 +161,9 @@ received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
 asked = set()  # modules that this cell wanted to have installed
 install_notes = []  # of this cell: why nothing was installed, or what to do after an install
+asking = False  # whether the server is asked something: not again, by a handler or a __del__ of the user's
+siblings = {}  # by name, the modules beside a script that it has loaded
+lent = []  # what undoes `lend`: may be called twice, and is dropped when it is through
 may_fail = {}  # by cell, or by the file that it is: the lines in which an import may fail
 kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
 loop = None  # of top-level await: one for the interpreter's life
@@ -439,7 +445,7 @@ def run_cell(request):
     name = file_of(request) or name
     code = request["code"][request["code"].startswith("\ufeff") :]
     remember_source(code, name)
-    may_fail[name] = ()
+    may_fail.setdefault(name, ())  # until it is compiled, what was defined by an earlier run of a file has its own
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
     scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
@@ -490,11 +496,13 @@ def run_task(code, scope):
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
 def find_package(name, path=None, target=None):
-    """Has the server install what a cell's statement imports, and no finder finds, wherever it stands."""
-    wanted = armed and not interrupted and name not in asked and get_ident() == MAIN_THREAD and getpid() == PID
+    """The last resort for a missing import, wherever this finder stands: it asks the others, then has the server
+    install the package."""
+    wanted = armed and not interrupted and not asking and name not in asked and len(asked) < LOOKS_MAX
+    wanted = wanted and get_ident() == MAIN_THREAD and getpid() == PID
     if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
         return None
-    asked.add(name)  # from here on we find nothing, and those behind us can be asked
+    asked.add(name)  # from here on this finder passes, so `find_spec` asks the others
     find = late_import("importlib.util").util.find_spec
     spec = find(name)
     if spec is not None:
@@ -509,14 +517,22 @@ def find_package(name, path=None, target=None):
                                  "is imported, or start anew with reset(restart=true)")
     return spec
 
-def ask(request):
-    """Asks the server something, and returns its answer; None where it has gone."""
+def ask(request, seconds=None):
+    """Asks the server something, and returns its answer; None where it has gone, or the time is over."""
+    global asking
+    arrivals = poll()
+    arrivals.register(control, POLLIN)
     number = request["number"] = next(own_requests)
-    send([request])
-    reply = receive()
-    while reply is not None and reply["number"] != number:  # a late one, to a request that was interrupted
-        reply = receive()
-    return reply
+    asking = True
+    try:
+        send([request])
+        while b"\n" in b"".join(received) or arrivals.poll(seconds and seconds * 1000):
+            reply = receive()
+            if reply is None or reply["number"] == number:  # else a late one, to a request that was interrupted
+                return reply
+        return None
+    finally:
+        asking = False
 
 def install(name):
     """Has the server install the package of a module, and takes up its .pth files. Returns whether that went well."""
@@ -546,11 +562,12 @@ def note_what_was_replaced(dist_info):
 
 def why_not_installed(name):
     """Where a missing module is, or why none is installed, and what to do; "" where one may be installed."""
-    looked = ask({"op": "look"})
+    looked = ask({"op": "look"}, LOOK_SECONDS_MAX)
     if looked is None:
-        return "the server has gone"
+        return f"{name} was not installed: it is not known yet whether the project has it; try again"
     project, has_uv = looked["project"], looked["uv"]
-    for folder in (project, f"{project}/src", "src"):
+    beside_scripts = sorted(os.path.dirname(file) for file in may_fail if file[0] == "/")
+    for folder in (project, f"{project}/src", "src", *beside_scripts):
         if find_module(name, folder):
             return (f"{name} is the project's own, in {folder}, and no package is installed for it; to import it: "
                     f"sys.path.insert(0, {folder!r})")
@@ -578,7 +595,7 @@ def install_command(package, has_uv):
 def entries(folder):
     try:
         return os.listdir(folder)
-    except (OSError, ValueError):  # there is none, or this is no path
+    except Exception:  # there is none, this is no path, or user code has patched `os`
         return []
 
 def lines_of(path):
@@ -589,12 +606,15 @@ def lines_of(path):
         return []
 
 def package_folders(root):
-    """Where an environment has its modules, of any Python: also what it has from elsewhere, such as editable ones."""
+    """Where an environment has its modules, of any Python: also the folders that its .pth files name, as for editable
+    installs."""
     folders = [f"{root}/lib/{version}/site-packages" for version in entries(f"{root}/lib")]
     for folder in folders[:]:
         for entry in entries(folder):
             if entry.endswith(".pth"):
-                folders += [os.path.join(folder, line) for line in lines_of(f"{folder}/{entry}")]
+                for line in map(str.strip, lines_of(f"{folder}/{entry}")):
+                    if line and not line.startswith(("import", "#")):
+                        folders.append(os.path.join(folder, line))
     return folders
 
 def find_module(name, folder):
@@ -602,10 +622,10 @@ def find_module(name, folder):
     for entry in entries(folder):
         stem, _, kind = entry.partition(".")
         path = f"{folder}/{entry}"
-        if stem == name and (kind == "py" or kind.endswith(("so", "pyd")) or not kind and has_code(path)):
+        if stem == name and (kind == "py" or entry.endswith((".so", ".pyd")) or not kind and has_code(path)):
             return True
-        if entry.startswith("__editable__") and any(f"{name!r}: " in line for line in lines_of(path)):
-            return True  # in the table that setuptools makes
+        if "editable" in entry and any(repr(name) in line for line in lines_of(path)):
+            return True  # in the table that setuptools or another builder makes
     return False
 
 def has_code(folder):
@@ -619,7 +639,7 @@ def has_code(folder):
 def is_package(name):
     """Whether this may be the name of a package: a plain one, and none of the standard library."""
     known = getattr(sys, "stdlib_module_names", None) or [entry.split(".")[0] for entry in os.listdir(STDLIB)]
-    plain_name = type(name) is str and name.isascii() and name.isidentifier() and name[0] != "_"
+    plain_name = type(name) is str and name.isascii() and name.isidentifier() and name[0] != "_" and len(name) <= 100
     return plain_name and name not in known and name not in NO_PACKAGE
 
 def is_cells_own(frame):
@@ -640,7 +660,7 @@ def is_cells_own(frame):
 
 def is_cell(frame):
     name = frame.f_code.co_filename
-    return name.startswith(("<cell ", "<startup script>")) or (name in may_fail and frame.f_globals is scope)
+    return name in may_fail and (name[0] == "<" or frame.f_globals is scope)  # not one whose lines were forgotten
 
 def find_pyplot(name, path=None, target=None):
     """The first finder: pyplot's `show`, which can't show anything here, becomes ours."""
@@ -769,28 +789,30 @@ def serve(request):
     interrupted, raises_from, unanswered = False, 0.0, True
     asked.clear()
     install_notes.clear()
-    take_back = lend(request)
-    try:
-        result, error = guarded(lambda: OPERATIONS[request["op"]](request))
-        if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
-            if error is None or not interrupted:
-                _, failed = guarded(show_figures)
-                error = failed if error is None else error
-            if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
-                guarded(close_figures)
-    finally:
-        take_back()
+    take_back()  # where a handler of the user's kept `answer` from it
+    lend(request)
+    result, error = guarded(lambda: OPERATIONS[request["op"]](request))
+    if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
+        if error is None or not interrupted:
+            _, failed = guarded(show_figures)
+            error = failed if error is None else error
+        if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
+            guarded(close_figures)
     answer(result, error)
 
 def lend(request):
-    """Gives a cell what it has for its own time: what it reads from stdin; as a script its arguments, its name, and
-    the modules of its folder. Returns a function that takes these back."""
+    """Sets what holds for one cell only: its stdin, sys.argv, and for a script `__file__` and its folder on sys.path.
+    `take_back` undoes it."""
     file, argv, text = file_of(request), request.get("argv"), request.get("stdin")
     argv_before, stdin_before = getattr(sys, "argv", None), getattr(sys, "stdin", None)
     file_before, path = scope.get("__file__"), getattr(sys, "path", None)
-    folder = file and (file.rpartition("/")[0] or "/")
+    folder = file and os.path.dirname(os.path.realpath(file))
+    printers = getattr(sys, "stdout", None), getattr(sys, "stderr", None)
+    if file:
+        forget_siblings()
+    loaded = set(modules) if file else ()
 
-    def take_back():
+    def undo():
         if argv:
             sys.argv = argv_before
         if text is not None:
@@ -800,9 +822,17 @@ def lend(request):
             scope["__file__"] = file_before
             if file_before is None:
                 del scope["__file__"]
-            if type(path) is list and folder in path:
-                path.remove(folder)
+            for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None)):
+                flush(stream)
+            sys.stdout, sys.stderr = printers
+            for folders in (path, getattr(sys, "path", None)):
+                if type(folders) is list:
+                    folders[:] = [entry for entry in folders if entry is not folder]  # an equal one is the user's
+            for name in set(modules).difference(loaded):
+                if stands_beside(modules[name], name, folder):
+                    siblings[name] = modules[name]
 
+    lent.append(undo)  # before anything is set: whatever is raised from here on, all of it is undone
     if text is not None:
         sys.stdin = open_stdin(text)
     if argv:
@@ -811,19 +841,39 @@ def lend(request):
         scope["__file__"] = file
         if type(path) is list:
             path.insert(0, folder)
-    return take_back
+
+def stands_beside(module, name, folder):
+    """Whether a module is of a file or a package in a folder. What is no plain module is not asked."""
+    file = module.__dict__.get("__file__") if type(module) is type(sys) else None
+    top = f"{folder}/{name.partition('.')[0]}"
+    return type(file) is str and file.startswith((f"{top}.", f"{top}/"))
+
+def forget_siblings():
+    """The modules that a script found beside itself are loaded anew by the next one, which may have others."""
+    for name, module in siblings.items():
+        if modules.get(name) is module:
+            del modules[name]
+    siblings.clear()
+
+def take_back():
+    while lent:
+        lent[-1]()
+        lent.pop()
 
 def hint_at_missing(error):
-    """What to do about a module that was not found, if that is the error or led to it; "" if nothing is to be said."""
+    """The advice for a ModuleNotFoundError, be it the error or a cause of it; "" for none."""
     for _ in range(LOOKS_MAX):
         if type(error) is ModuleNotFoundError and is_package(error.name) and error.name not in asked:
             name = error.name
             return why_not_installed(name) or f"{name} is not installed; `import {name}` in a cell installs it"
-        error = error and (error.__cause__ or error.__context__)
+        error = error.__context__ if error.__cause__ is None else error.__cause__
+        if error is None:
+            break
     return ""
 
 def answer(result, error):
     global unanswered
+    take_back()
     text, code = (None, 0) if error is None else report(error)
     if getpid() != PID:  # a child of os.fork reached the cell's end: it exits as at a script's end, and sends nothing
         guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
@@ -832,7 +882,7 @@ def answer(result, error):
     notes = settle_streams()
     flush_libc()
     notes += install_notes
-    if error is not None:
+    if error is not None and not interrupted:
         hint, _ = guarded(lambda: hint_at_missing(error))
         notes += [hint] if hint else []
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
@@ -843,11 +893,11 @@ def answer(result, error):
 
 def main():
     send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3],
-           "environment": plain(environment) if environment else None, "note": plain(note) if note else None}])
+           "environment": plain(environment) if environment else None, "note": plain(note) if note else None, "pid": PID}])
     while True:
         try:
             for request in iter(receive, None):
-                if request["op"] in OPERATIONS:  # a late `installed` is passed over: its cell was interrupted
+                if request["op"] in OPERATIONS:  # a late `looked` or `installed` is passed over: its cell was interrupted
                     serve(request)
             if ON_MACOS:  # noqa: F821  # a server that was killed can't kill a worker that does not leave by itself
                 signal(SIGALRM, SIG_DFL)

@@ -55,7 +55,10 @@ fn install_in_an_empty_home_ends_with_a_python_answer_through_both_doors() {
     let add = format!("claude mcp add --scope user python-interpreter -- {}/mcp-py-server", dir.display());
     assert!(told.contains(&add), "{told}");
     assert!(told.contains("is not on PATH: export PATH="), "{told}");
-    assert!(told.contains(r#"{"permissions": {"allow": ["Bash(mcp-py-client:*)"]}}"#), "{told}");
+    assert!(
+        told.contains(r#"{"permissions": {"allow": ["mcp__python-interpreter", "Bash(mcp-py-client:*)"]}}"#),
+        "{told}"
+    );
     assert!(folder.output_dirs().is_empty(), "the trial left something");
     assert!(!told.contains("is not on PATH: run"), "that was said: {told}");
 }

@@ -3,7 +3,7 @@
 //! run twice (I3), and no process is signalled after it was reaped (I8).
 
 use crate::cells::{check, failure, has, lacks, py};
-use crate::client::{python, Server, ToolResult, DEADLINE};
+use crate::client::{python, Folder, Server, ToolResult, DEADLINE};
 use crate::procs::{self, eventually};
 use serde_json::{json, Value};
 use std::fs;
@@ -33,6 +33,37 @@ fn interrupted(server: &mut Server, timeout: f64, code: &str) -> String {
     }
     has(server, &result.text, &["[mcp-py: ", &format!("timeout of {timeout} s"), "variables are kept"]);
     result.text
+}
+
+// ---- programs in front of Python ---------------------------------------------------------------
+
+/// A server whose Python is a script, in which PYTHON stands for the real one.
+fn start_behind(script: &str) -> Server {
+    let folder = Folder::new();
+    let path = folder.script("shim", &script.replace("PYTHON", python()));
+    Server::with(|builder| builder.folder(&folder).env("MCP_PY_PYTHON", path.to_str().unwrap()))
+}
+
+/// pyenv's shim keeps a shell in front of what it takes for a call of pip.
+#[test]
+fn a_shim_that_looks_for_pip_in_its_arguments_becomes_python() {
+    let shim = "#!/bin/sh\ncase \" $* \" in *[[:space:]]-m[[:space:]]pip[[:space:]]*) PYTHON \"$@\"; exit $?;; esac\n\
+                exec PYTHON \"$@\"\n";
+    let mut server = start_behind(shim);
+    check(&mut server, "6 * 7", "42");
+    assert_eq!(procs::parent_of(server.worker_pid()), Some(server.pid()));
+}
+
+#[test]
+fn a_program_that_stays_in_front_of_python_is_told() {
+    let mut server = start_behind("#!/bin/sh\nPYTHON \"$@\"\nexit $?\n");
+    let text = server.ok("6 * 7");
+    has(
+        &mut server,
+        &text,
+        &["shim is a program that stays in front of Python", "give the path of the Python itself", "\n42"],
+    );
+    check(&mut server, "6 * 7", "42");
 }
 
 // ---- interrupts ----------------------------------------------------------------------------------

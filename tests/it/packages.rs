@@ -449,7 +449,7 @@ fn python_in_a_shell_of_a_cell_is_the_interpreters_own() {
         [("builtin", env.join("bin"), Some(&env)), ("mine", mine.join("bin"), Some(&mine)), ("plain", plains, None)];
     for (interpreter, bin, environment) in expected {
         let code = "import os, shutil, sys; print(os.environ['PATH'].split(':')[0], os.environ.get('VIRTUAL_ENV'), \
-                    os.popen('python3 -c \"import sys; print(sys.prefix)\"').read().strip() == sys.prefix)";
+                    os.popen(os.path.basename(sys.executable) + ' -c \"import sys; print(sys.prefix)\"').read().strip() == sys.prefix)";
         let result = server.call("execute", json!({"code": code, "interpreter": interpreter}));
         let environment = environment.map_or("None".into(), |path| path.display().to_string());
         assert_eq!(result.text, format!("{} {environment} True", bin.display()), "{interpreter}");

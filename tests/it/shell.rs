@@ -320,6 +320,37 @@ fn code_from_the_command_line_and_from_stdin_can_have_arguments_too() {
     assert_eq!(server.ok("sys.argv"), "['-c']");
 }
 
+/// Else the second would silently run with the first one's modules, and a stranger's package be taken for a third's.
+#[test]
+fn each_script_has_the_modules_beside_it_as_they_are_and_nobody_elses() {
+    let (_server, socket, folder) = start_with_script();
+    for name in ["one", "two"] {
+        fs::create_dir(folder.join(name)).unwrap();
+        fs::write(folder.join(name).join("zz_helper.py"), format!("NAME = {name:?}\n")).unwrap();
+        fs::write(folder.join(name).join("run.py"), "import zz_helper\nprint(zz_helper.NAME)\n").unwrap();
+    }
+    expect(run_in(&folder, &socket, &["one/run.py"]), 0, "one\n", "");
+    expect(run_in(&folder, &socket, &["two/run.py"]), 0, "two\n", "");
+    fs::write(folder.join("one/zz_helper.py"), "NAME = 'changed'\n").unwrap();
+    std::os::unix::fs::symlink(folder.join("one/run.py"), folder.join("link.py")).unwrap();
+    expect(run_in(&folder, &socket, &["link.py"]), 0, "changed\n", "");
+    fs::write(folder.join("one/late.py"), "def late():\n    import zz_late\n").unwrap();
+    fs::write(folder.join("one/zz_late.py"), "").unwrap();
+    expect(run_in(&folder, &socket, &["one/late.py"]), 0, "", "");
+    let (code, _, err) = run_in(&folder, &socket, &["-c", "late()"]);
+    let told = format!("zz_late is the project's own, in {}", folder.join("one").display());
+    assert!(code == 1 && err.contains(&told), "{code} {err}");
+}
+
+#[test]
+fn a_script_that_redirects_its_output_leaves_the_next_cells_theirs() {
+    let (_server, socket, folder) = start_with_script();
+    fs::write(folder.join("mute.py"), "import sys\nsys.stdout = sys.stderr = open('log', 'w')\nprint('kept')\n")
+        .unwrap();
+    expect(run_in(&folder, &socket, &["mute.py"]), 0, "", "");
+    expect(run_in(&folder, &socket, &["-c", "print('heard'); open('log').read()"]), 0, "heard\n'kept\\n'\n", "");
+}
+
 /// Where new Pythons are started instead of forks, they find a script's functions by its `__file__`.
 #[test]
 fn a_script_can_use_multiprocessing_by_spawn() {
