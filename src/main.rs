@@ -232,7 +232,7 @@ const TIMEOUT: Setting = Setting {
 const WAIT: Setting = Setting {
     name: "MCP_PY_WAIT",
     default: "what the host allows",
-    means: "the seconds a call waits for its cell, such as 50, or none for as long as it takes",
+    means: "the seconds a call waits for its cell, such as 50, or the word none, for as long as it takes",
     can_be: |value| value == "none" || is_seconds(value),
 };
 const START_TIMEOUT: Setting = Setting {
@@ -1070,7 +1070,12 @@ impl Server {
             ("subscriptions/listen", true) => return self.subscribe(id, params),
             ("tools/list", _) => return self.list_tools(id, params, modern),
             ("tools/call", _) => return self.call_tool(id, params, modern),
-            _ => return failure(rpc::METHOD_NOT_FOUND, format!("there is no method {method:?} here")),
+            _ => {
+                return failure(
+                    rpc::METHOD_NOT_FOUND,
+                    format!("there is no method {method:?}: try tools/list, tools/call"),
+                )
+            }
         };
         self.front.send(&rpc::response(id, in_era(result, modern)));
         Ok(())
@@ -1095,7 +1100,7 @@ impl Server {
     /// to find the host.
     fn list_tools(&mut self, id: &Value, params: &Value, modern: bool) -> Result<(), Failure> {
         if !params["cursor"].is_null() {
-            return failure(rpc::INVALID_PARAMS, "tools/list has one page, and takes no cursor");
+            return failure(rpc::INVALID_PARAMS, "tools/list gives all tools at once: call it without a cursor");
         }
         let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, None);
         if self.tool_list.is_some() {
@@ -1764,7 +1769,7 @@ impl Server {
         let mut names: BTreeSet<_> = known.by_name.into_keys().collect();
         names.extend(self.interpreters.keys().cloned());
         let names = Vec::from_iter(names).join(", ");
-        format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one")
+        format!("there is no interpreter {name:?}; there are: {names}. add_interpreter adds one (in a shell, --add)")
     }
 
     /// Starts an interpreter unless it runs. The arguments are laid over the configuration of what runs under this
@@ -1855,7 +1860,7 @@ impl Server {
         let hint = match (ran && changed, save) {
             (false, _) => "",
             (true, true) => "; what is given holds from its next start",
-            (true, false) => "; what is given beside its path has no effect: stop it first, or give save=true",
+            (true, false) => "; its other settings stay as they are: stop it first, or save new ones with save=true",
         };
         let mut shown = interpreter.describe();
         shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
@@ -1871,7 +1876,8 @@ impl Server {
         mut known: KnownInterpreters,
     ) -> Result<(), String> {
         ensure(name != BUILTIN, || {
-            "interpreter \"builtin\" can't be stopped: reset clears it, and restarts it with restart=true".into()
+            "interpreter \"builtin\" can't be stopped: reset clears it, and with restart=true it gets a new process"
+                .into()
         })?;
         let found = known.by_name.remove(&name);
         let live = self.interpreters.get(&name);
@@ -1882,7 +1888,7 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("interpreter {name:?} was discovered, not saved: to stop it, leave out remove")
+            format!("interpreter {name:?} was discovered (project or active), not saved: to stop it, leave out remove")
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -2363,7 +2369,7 @@ impl Interpreter {
             let whose = if door == 0 { "execute" } else { "client" };
             front.files.record_start(&title, &self.name, whose, code);
             if let Some(why) = front.files.history.trouble.take() {
-                front.notice(format!("what is run from now on is not kept: {why}"));
+                front.notice(format!("the history is not written any more: {why}"));
             }
         }
         let running = RunningCell::new(cell, number, title, door);
@@ -4300,7 +4306,7 @@ impl Interpreter {
     fn install(&mut self, number: u64, module: String, package: String, front: &mut Frontend) {
         let Some(environment) = self.installs_into().cloned() else {
             return self.installed(number, Err("installs are off".into()), front);
-            // it was told so (look_around)
+            // as it was told (look_around)
         };
         let offline_for = front.offline_since.map(|at| at.elapsed());
         if let Some(since) = offline_for.filter(|since| *since < scaled(OFFLINE_MEMORY)) {
@@ -4650,7 +4656,7 @@ fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
 fn load_saved() -> Result<SavedFile, String> {
     let path = saved_dir()?.join("interpreters.json");
     let unreadable = |why: &dyn std::fmt::Display| {
-        format!("{} can't be read and is left as it is: {why}; mend it, or move it away", path.display())
+        format!("{} can't be read and is left as it is: {why}; correct it, or move it away", path.display())
     };
     let bytes = match read_limited(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => br#"{"discover_jetbrains": true}"#.into(),
@@ -5480,7 +5486,7 @@ fn read_code(order: &mut Order) -> Result<(), ClientError> {
         }
     } else if let Some(file) = file {
         from = file.clone();
-        let failed = |error: io::Error| failed(format!("{from}: {error}"));
+        let failed = |error: io::Error| failed(format!("{from}: {error}; code itself goes behind -c"));
         body.insert("code".into(), utf8("code", fs::read(&from).map_err(failed)?)?.into());
         *file = std::path::absolute(&from).map_err(failed)?.display().to_string();
     } else if takes_stdin {
@@ -5567,7 +5573,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
         printed.map_err(unprintable)?;
     }
     printer.end(End::default()).map_err(unprintable)?; // what was held back
-    Err(failed("the connection ended before the answer was complete: the server has shut down, or was killed"))
+    Err(failed("the connection ended before the answer was complete: the server is gone, with all variables"))
 }
 
 /// Prints what was run in the session, whose facts the server has told.
@@ -6150,7 +6156,7 @@ fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
 fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
     let advice = "remove it (the Python original by `uv tool uninstall python-interpreter-mcp`) and install again";
     let is_free = is_ours || fs::symlink_metadata(path).is_err();
-    ensure(is_free, || format!("{} is in the way and not ours: {advice}", path.display()))
+    ensure(is_free, || format!("{} exists, and mcp-py did not make it: {advice}", path.display()))
 }
 
 /// Whether a link leads to the `mcp-py` of this folder. That need not exist.
@@ -6690,7 +6696,7 @@ mod rpc {
     }
 
     pub fn no_object() -> Message {
-        let why = "a message must be an object; where 2025-03-26 was agreed, also an array of 1 to 2,000 of them";
+        let why = "a message must be an object; in protocol version 2025-03-26 also an array of 1 to 2,000 of them";
         invalid(None, why)
     }
 

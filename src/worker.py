@@ -575,7 +575,7 @@ def why_not_installed(name):
         for folder in package_folders(root):
             if root != sys.prefix and find_module(name, folder):
                 return (f"{name} is in the interpreter {interpreter}, in {folder}, and is not installed here; to use "
-                        f"that one: interpreter={to_json(interpreter)}")
+                        f"that one: interpreter={to_json(interpreter)} (in a shell, -i {interpreter})")
     for why, names in REFUSED:
         if name in names.split():
             return f"{name} was not installed: {why}; to install one by hand: {install_command('PACKAGE', has_uv)}"
@@ -893,11 +893,12 @@ def answer(result, error):
 
 def main():
     send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3],
-           "environment": plain(environment) if environment else None, "note": plain(note) if note else None, "pid": PID}])
+           "environment": plain(environment) if environment else None, "note": plain(note) if note else None,
+           "pid": PID}])
     while True:
         try:
             for request in iter(receive, None):
-                if request["op"] in OPERATIONS:  # a late `looked` or `installed` is passed over: its cell was interrupted
+                if request["op"] in OPERATIONS:  # a late `looked` or `installed` is passed over
                     serve(request)
             if ON_MACOS:  # noqa: F821  # a server that was killed can't kill a worker that does not leave by itself
                 signal(SIGALRM, SIG_DFL)

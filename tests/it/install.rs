@@ -94,7 +94,10 @@ fn what_is_in_the_way_of_install_is_named_and_left() {
         let output = run(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("mcp-py-client is in the way") && told.contains("uv tool uninstall"), "{told}");
+        assert!(
+            told.contains("mcp-py-client exists, and mcp-py did not make it") && told.contains("uv tool uninstall"),
+            "{told}"
+        );
         assert_eq!(fs::read(&theirs).unwrap(), before);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else was put there");
     }
@@ -109,7 +112,7 @@ fn a_program_called_like_ours_is_left_unless_it_is_what_runs_or_has_our_names_be
     write_executable(&program, b"#!/bin/sh\n");
     let output = run(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
     let told = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("/mcp-py is in the way and not ours"), "{told}");
+    assert!(output.status.code() == Some(1) && told.contains("/mcp-py exists, and mcp-py did not make it"), "{told}");
     assert_eq!(fs::read(&program).unwrap(), b"#!/bin/sh\n");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else was put there");
     // Half of an earlier version.

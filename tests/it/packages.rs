@@ -639,9 +639,9 @@ fn nothing_that_the_project_or_its_environments_have_is_ever_asked_for() {
     let src = format!("to import it: sys.path.insert(0, '{}/src')]\n", project.display());
     let top = format!("to import it: sys.path.insert(0, '{}')]\n", project.display());
     for (place, names) in [
-        ("to use that one: interpreter=\".venv\"]\n", "tools module space c linked edited x"),
-        ("to use that one: interpreter=\"virtualenv\"]\n", "active"),
-        ("to use that one: interpreter=\"conda\"]\n", "conda"),
+        ("to use that one: interpreter=\".venv\" (in a shell, -i .venv)]\n", "tools module space c linked edited x"),
+        ("to use that one: interpreter=\"virtualenv\" (in a shell, -i virtualenv)]\n", "active"),
+        ("to use that one: interpreter=\"conda\" (in a shell, -i conda)]\n", "conda"),
         (&src, "package parts built"),
         (&top, "top"),
     ] {

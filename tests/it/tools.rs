@@ -1050,7 +1050,7 @@ fn settings_saved_for_a_running_one_hold_from_its_next_start() {
     let pid = pid_of(&add(&mut server, adding));
     let mut given = json!({"name": "x", "python_path": python(), "startup_script": "word = 'new'"});
     let text = add(&mut server, given.clone())["message"].to_string();
-    assert!(text.contains("already") && text.contains("has no effect"), "{text}");
+    assert!(text.contains("already") && text.contains("settings stay as they are"), "{text}");
     given["save"] = json!(true);
     let text = add(&mut server, given)["message"].to_string();
     assert!(text.contains("is saved") && text.contains("next start"), "{text}");
