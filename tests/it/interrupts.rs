@@ -619,7 +619,7 @@ fn ten_thousand_cells_leave_the_server_as_it_was() {
         }
         (size(pid), procs::rss_kb(server.worker_pid()))
     };
-    let before = run(5_000); // until PyPy's compiler has seen what there is: it takes 100 MB
+    let before = run(1_000);
     let after = run(9_000);
     assert!(after.0 .0 < before.0 .0 + 1_024, "memory of the server: {before:?} before, {after:?} after");
     assert_eq!((after.0 .1, after.0 .2), (before.0 .1, before.0 .2), "threads or descriptors of the server");
