@@ -54,7 +54,7 @@ def start(number):
     finally:
         too_late.cancel()
         server.stdout.close()
-    signs = ["inputSchema", "'other' started", "zz_absent could not be installed", '"text": "42"', "socket_path"]
+    signs = ["inputSchema", '"name": "other"', "zz_absent could not be installed", '"text": "42"', "socket_path"]
     missing = [sign for number, sign in enumerate(signs) if sign not in answers[number]]
     return "%s is missing, exit code %d: %s" % (missing, code, answers) if missing or code else None
 
