@@ -13,18 +13,22 @@ pub fn one(bytes: &[u8]) {
     }
 }
 
+fn named(message: rpc::Message) -> String {
+    match message {
+        rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
+        rpc::Message::Notification { method, params } => format!("notification {method} {params}"),
+        rpc::Message::Ignored => "nothing".into(),
+        rpc::Message::BadNotification { why } => format!("unreadable {why}"),
+        rpc::Message::Invalid { id, code, why } => format!("invalid {id:?} {code} {why}"),
+        // Its members are no arrays: `read` refuses these.
+        rpc::Message::Batch { members, read } => members.into_iter().map(read).map(named).collect(),
+    }
+}
+
 /// What the lines of a stream are taken for.
 fn taken<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     let (mut partial, mut told) = (Vec::new(), Vec::new());
-    let mut take = |line: &[u8]| {
-        told.push(match rpc::parse(line) {
-            rpc::Message::Request { id, method, params } => format!("request {id} {method} {params}"),
-            rpc::Message::Notification { method, params } => format!("notification {method} {params}"),
-            rpc::Message::Ignored => "nothing".into(),
-            rpc::Message::BadNotification { why } => format!("unreadable {why}"),
-            rpc::Message::Invalid { id, code, why } => format!("invalid {id:?} {code} {why}"),
-        });
-    };
+    let mut take = |line: &[u8]| told.push(named(rpc::parse(line)));
     pieces.into_iter().for_each(|piece| rpc::feed(&mut partial, piece, &mut take));
     rpc::feed(&mut partial, b"\n", &mut take);
     told
