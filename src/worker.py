@@ -770,16 +770,27 @@ def visible_names():
 def list_vars(_request):
     return plain(", ".join(visible_names())) or "No variables defined"
 
+def pass_over():
+    """In place of a KeyboardInterrupt that comes too late."""
+
 def reset(_request):
+    """Once something is removed an interrupt ends only what user code does then: the answer says what was removed."""
+    global instead_of_raising
     removed = len(visible_names())
     names = set(scope) - set(first_scope)
+    instead_of_raising = pass_over
     values = list(map(scope.pop, names, repeat(None)))  # in C, so that no interrupt comes amid it
     scope.update(first_scope)
     for name in ("last_type", "last_value", "last_exc", "last_traceback"):  # they keep a failed cell's variables
         vars(sys).pop(name, None)
     if "__annotations__" in first_scope:  # until 3.13; then they are made where they are asked for
         scope["__annotations__"] = {}
-    values.clear()  # which may run code of the user's
+    try:
+        instead_of_raising = None
+        values.clear()  # which may run code of the user's
+        instead_of_raising = pass_over
+    except KeyboardInterrupt:
+        instead_of_raising = pass_over
     return "Scope cleared (%d items removed)" % removed
 
 OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset, "list_vars": list_vars}
