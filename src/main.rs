@@ -2301,7 +2301,6 @@ impl Interpreter {
         true
     }
 
-    /// The worker runs: its startup script comes first. False where it was ready already.
     /// Says where a script is our child in Python's place: signals reach that one only.
     fn check_pid(&mut self, pid: Option<u64>) {
         let Some(worker) = self.worker() else { return };
@@ -2314,6 +2313,7 @@ impl Interpreter {
         }
     }
 
+    /// The worker runs: its startup script comes first. False where it was ready already.
     fn take_ready(
         &mut self,
         version: String,
