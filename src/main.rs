@@ -43,7 +43,7 @@
 //! the same name queue behind it there. `act` then takes the calls in their order: `Server::add_interpreter` has a
 //! keeper thread spawn the process (`launch`), and cells wait. At `ready`, `take_ready` runs the startup script, and
 //! `start_next` has the waiting calls of add_interpreter answered (`additions`) and sends the first cell. A call that
-//! asks for another start meanwhile is `held` until this one has succeeded or failed.
+//! asks for another start meanwhile is `held` until this one has succeeded or failed (`release_held`).
 //!
 //! The way of a process's end: `Worker::kill` asks its group to end, by SIGTERM, and `finish_kill` kills it where that
 //! does not help. When its keeper thread has seen it exit (`exited`), what is left of the group gets SIGTERM, and time
@@ -595,8 +595,8 @@ impl Server {
         for name in gone {
             self.reap(&name);
         }
-        // While a call for this name is with the clerk, the end waits: it releases the calls in `Interpreter::held`,
-        // which would get ahead of that one.
+        self.release_held();
+        // While a call for this name is with the clerk, the end waits: the held calls that then go on came earlier.
         let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
         let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
         for name in ended {
@@ -620,6 +620,23 @@ impl Server {
             return now;
         }
         next.min(end)
+    }
+
+    /// Has held calls go on, now that what they waited for is over. Calls that came later may be with the clerk: they
+    /// come back first, and are held behind these.
+    fn release_held(&mut self) {
+        let is_free = |it: &&Interpreter| it.is_to_release() && !self.is_with_clerk(&it.name);
+        let free: Vec<String> = self.interpreters.values().filter(is_free).map(|it| it.name.clone()).collect();
+        for name in free {
+            let (interpreter, _) = self.interpreter(&name);
+            let held = mem::take(&mut interpreter.held);
+            if interpreter.is_unused() && interpreter.config == Config::default() {
+                self.interpreters.remove(&name); // nothing was known of it but these calls
+            }
+            for (key, action) in held {
+                self.line_up(key, name.clone(), action);
+            }
+        }
     }
 
     fn end_stdin(&mut self) {
@@ -1704,7 +1721,8 @@ impl Server {
     fn line_up(&mut self, key: u64, name: String, action: Action) {
         let is_with_clerk = self.is_with_clerk(&name);
         let entry = self.interpreters.get_mut(&name);
-        let entry = entry.filter(|entry| entry.stopping.is_none() && !is_with_clerk); // None: through the clerk
+        let is_direct = |entry: &&mut Interpreter| !is_with_clerk && entry.stopping.is_none() && !entry.is_to_release();
+        let entry = entry.filter(is_direct); // None: through the clerk
         let is_up = entry.as_ref().is_some_and(|entry| entry.is_up());
         let action = match (entry, action) {
             (Some(entry), Action::Run { request, timeout }) => {
@@ -1822,11 +1840,17 @@ impl Server {
         Ok(())
     }
 
-    /// The interpreter that was added did not start. It leaves the table, unless others wait for a new start already.
+    /// The interpreter that was added did not start. It leaves the table with its configuration, unless others wait for
+    /// a new start already; of calls that are held it keeps only these.
     fn addition_failed(&mut self, addition: Addition, why: &str) {
-        let name = &addition.name;
-        if self.interpreters.get(name).is_some_and(Interpreter::is_unused) {
-            self.interpreters.remove(name);
+        let (interpreter, _) = self.interpreter(&addition.name);
+        let held = mem::take(&mut interpreter.held);
+        let has_held = !held.is_empty();
+        if interpreter.is_unused() {
+            self.interpreters.remove(&addition.name);
+        }
+        if has_held {
+            self.interpreter(&addition.name).0.held = held;
         }
         self.front.fail(addition.key, why);
     }
@@ -2067,12 +2091,20 @@ impl Interpreter {
         })
     }
 
-    /// Whether a call has to wait: for the end of the process or, for an add with another configuration, for the end
-    /// of the start that is under way.
+    fn is_starting(&self) -> bool {
+        self.runs() && !self.is_up()
+    }
+
+    /// Whether a call has to wait: for the end of the process, for calls that are held already or, if it adds another
+    /// configuration, for the end of the start that is under way.
     fn holds(&self, action: &Action) -> bool {
-        let is_starting = self.runs() && !self.is_up();
         let differs = matches!(action, Action::Add { given, .. } if *given != self.config);
-        self.stopping.is_some() || (is_starting && differs)
+        self.stopping.is_some() || self.is_to_release() || (self.is_starting() && differs)
+    }
+
+    /// Whether a start is over for which calls were held. (At the end of `stopping`, `finish_stopping` releases them.)
+    fn is_to_release(&self) -> bool {
+        !self.held.is_empty() && self.stopping.is_none() && !self.is_starting()
     }
 
     /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
@@ -2111,7 +2143,6 @@ impl Interpreter {
             for addition in mem::take(&mut self.additions) {
                 post(|server| server.save_addition(addition)); // an event, for it needs the whole server
             }
-            self.release_held();
         }
         while self.end_by.is_none() && self.worker().is_some_and(Worker::takes_cells) {
             let Some(cell) = self.waiting.pop_front() else { return };
@@ -2124,19 +2155,6 @@ impl Interpreter {
         }
         if !self.waiting.is_empty() || !self.additions.is_empty() {
             self.launch(front);
-        } else if !self.runs() {
-            self.release_held();
-        }
-    }
-
-    /// A start has succeeded or failed: the calls of add_interpreter that waited for that go on.
-    fn release_held(&mut self) {
-        if self.stopping.is_some() {
-            return; // `finish_stopping` has them go on
-        }
-        for (key, action) in mem::take(&mut self.held) {
-            let name = self.name.clone();
-            post(move |server| server.line_up(key, name, action));
         }
     }
 
@@ -2175,7 +2193,6 @@ impl Interpreter {
             let why = why.to_owned();
             post(move |server| server.addition_failed(addition, &why));
         }
-        self.release_held();
     }
 
     /// The same, and no call of add_interpreter is to start it anew.

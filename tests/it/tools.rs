@@ -1339,12 +1339,15 @@ fn adds_of_one_name_at_the_same_time_with_different_settings_have_an_outcome_eac
     server.expect_file(&flag);
     let same = server.start_call("add_interpreter", adding(&script));
     let bad = server.start_call("add_interpreter", adding("raise ValueError('of the second')"));
-    let nowhere = server.start_call("add_interpreter", json!({"name": "x", "python_path": "/no/such/python"}));
+    let nowhere = |number| json!({"name": "x", "python_path": format!("/no/such/python{number}")});
+    let nowhere: Vec<_> = (0..20).map(|number| server.start_call("add_interpreter", nowhere(number))).collect();
     let good = server.start_call("add_interpreter", adding("started = 'by the third'"));
     let late = server.start_call("add_interpreter", adding("raise ValueError('of the last')"));
     server.expect_no_answer();
     File::create(&release).unwrap();
-    for (id, word) in [(first, "of the first"), (same, "of the first"), (bad, "of the second"), (nowhere, "/no/such")] {
+    let failures = [(first, "of the first"), (same, "of the first"), (bad, "of the second")];
+    let failures = failures.into_iter().chain(nowhere.into_iter().map(|id| (id, "/no/such")));
+    for (id, word) in failures {
         let result = server.wait(id);
         expect_refusal(&mut server, &result, word, &[word]);
     }
@@ -1353,6 +1356,43 @@ fn adds_of_one_name_at_the_same_time_with_different_settings_have_an_outcome_eac
     let result = server.wait(late);
     assert!(!result.is_error && result.text.contains("was running already"), "{}", result.text);
     assert_eq!(run_in(&mut server, "x", "started"), "'by the third'");
+}
+
+#[test]
+fn an_add_that_waits_for_a_start_that_fails_has_nothing_of_that() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "raise ValueError('of the first')");
+    let first = json!({"name": "x", "python_path": python(), "startup_script": script, "env": {"OF_FIRST": "1"}});
+    let first = server.start_call("add_interpreter", first);
+    server.expect_file(&flag);
+    let second = server.start_call("add_interpreter", json!({"name": "x", "python_path": python()}));
+    server.expect_no_answer();
+    File::create(&release).unwrap();
+    let result = server.wait(first);
+    expect_refusal(&mut server, &result, "the first", &["of the first"]);
+    assert_eq!(server.wait(second).structured["message"], "Interpreter \"x\" started");
+    assert_eq!(run_in(&mut server, "x", "import os; os.environ.get('OF_FIRST', 'none of it')"), "'none of it'");
+}
+
+#[test]
+fn an_add_that_waits_for_a_start_that_fails_and_is_refused_leaves_nothing_in_the_list() {
+    let folder = Folder::new();
+    let mut server = start(&folder);
+    let (script, flag, release) = waiting_script(&mut server, "raise ValueError('of the first')");
+    let first = json!({"name": "x", "python_path": python(), "startup_script": script});
+    let first = server.start_call("add_interpreter", first);
+    server.expect_file(&flag);
+    let adding = json!({"name": "x", "python_path": python(), "save": true});
+    let second = server.start_call("add_interpreter", adding);
+    server.expect_no_answer();
+    write_saved(&folder, "no JSON");
+    File::create(&release).unwrap();
+    for (id, word) in [(first, "of the first"), (second, "interpreters.json")] {
+        let result = server.wait(id);
+        expect_refusal(&mut server, &result, word, &[word]);
+    }
+    assert!(!names_listed(&mut server).contains(&"x".into()));
 }
 
 #[test]
