@@ -232,7 +232,7 @@ const TIMEOUT: Setting = Setting {
 const WAIT: Setting = Setting {
     name: "MCP_PY_WAIT",
     default: "what the host allows",
-    means: "the seconds a call waits for its cell, such as 50, or the word none, for as long as it takes",
+    means: "the seconds a call waits for its cell, such as 50, or none for no limit",
     can_be: |value| value == "none" || is_seconds(value),
 };
 const START_TIMEOUT: Setting = Setting {
@@ -244,7 +244,7 @@ const START_TIMEOUT: Setting = Setting {
 const AUTO_INSTALL: Setting = Setting {
     name: "MCP_PY_AUTO_INSTALL",
     default: "on",
-    means: "on or off: whether importing a missing package installs it",
+    means: "on or off (whether importing a missing package installs it)",
     can_be: |value| is_yes(value) || is_word(value, &["0", "off", "no", "false", "never"]),
 };
 const PYTHON: Setting = Setting {
@@ -293,6 +293,7 @@ impl Setting {
         let holds = self.value();
         match self.given().map(|value| value.to_string_lossy().into_owned()) {
             Some(value) if !(self.can_be)(&value) => {
+                let holds = if self.default == "on" { "off, to be safe," } else { &holds };
                 Err(format!("{name}={value} can't be read: it must be {means}; {holds} is used instead"))
             }
             _ => Ok(format!("{name} is {holds} ({means})")),
@@ -387,6 +388,8 @@ struct Server {
     front: Frontend,
     /// By name: the builtin, those that run, and those that ran or are about to.
     interpreters: BTreeMap<String, Interpreter>,
+    /// By the interpreter's name: calls that wait for its end, or for the end of a start that another call asked for.
+    held: BTreeMap<String, Vec<(u64, Action)>>,
     clerk: Option<Clerk>,            // None until the session begins
     tool_list: Option<Value>,        // what tools/list shows; None until the clerk knows the host
     bridge: Option<Bridge>,          // None until the clerk has bound its socket
@@ -410,9 +413,10 @@ struct Frontend {
     offline_since: Option<Instant>, // when an installer found no network
     stdout: Outbox,
     files: OutputFiles,
-    notices: [Vec<String>; 2], // what the next answer by each door has to say of the settings
-    buffer: Vec<u8>,           // for reading: PIPE_BYTES, with nothing in it between two reads
-    closing: bool,             // no process is started any more
+    notices: [Vec<String>; 2],  // what the next answer by each door has to say of the settings
+    buffer: Vec<u8>,            // for reading: PIPE_BYTES, with nothing in it between two reads
+    closing: bool,              // no process is started any more
+    next_tick: Option<Instant>, // when the loop looks again what is due, if nothing wakes it before
 }
 
 /// A request that waits for its answer.
@@ -508,12 +512,12 @@ impl Server {
         let mut line = Vec::new();
         let mut set = Vec::new();
         loop {
-            let until = self.tick();
+            self.tick();
             let peers: Vec<u64> = self.front.peers.keys().copied().collect();
             set.clear();
             set.push(sys::watch(wake.as_raw_fd(), libc::POLLIN));
             self.watch(&mut set);
-            sys::poll(&mut set, until);
+            sys::poll(&mut set, self.front.next_tick.unwrap_or_else(Instant::now));
             let [woken, stdin, listener, stdout] = [0, 1, 2, 3].map(|at| set[at].revents);
             let (of_peers, of_workers) = set[4..].split_at(peers.len());
             let running = self.interpreters.values_mut().filter(|interpreter| interpreter.worker().is_some());
@@ -581,10 +585,10 @@ impl Server {
         }
     }
 
-    /// Does what is due by now; returns when to look again.
-    fn tick(&mut self) -> Instant {
+    /// Does what is due by now. What is due later has itself looked at then, by `Frontend::tick_at`.
+    fn tick(&mut self) {
         let now = Instant::now();
-        let mut next = now + IDLE_TICK;
+        self.front.next_tick = Some(now + IDLE_TICK);
         let is_late = |peer: &Peer| peer.until.is_some_and(|end| end <= now);
         let late: Vec<u64> = self.front.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id).collect();
         for id in late {
@@ -595,48 +599,52 @@ impl Server {
         for name in gone {
             self.reap(&name);
         }
-        self.release_held();
-        // While a call for this name is with the clerk, the end waits: the held calls that then go on came earlier.
         let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
         let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
         for name in ended {
             self.interpreter_ended(name);
         }
-        for interpreter in self.interpreters.values_mut() {
-            next = next.min(interpreter.tick(now, &mut self.front));
+        self.release_held();
+        for (key, _) in self.held.values().flatten() {
+            self.front.report_progress(*key, now, 0, || "waiting for its turn".into());
         }
-        for peer in self.front.peers.values() {
-            next = next.min(peer.until.unwrap_or(next));
+        for interpreter in self.interpreters.values_mut() {
+            interpreter.tick(now, &mut self.front);
+        }
+        if let Some(until) = self.front.peers.values().filter_map(|peer| peer.until).min() {
+            self.front.tick_at(until);
         }
         if let Some((exit_code, until)) = self.exiting {
             if until + KILL_LIMIT <= now || !self.interpreters.values().any(|one| one.worker().is_some()) {
                 self.exit(exit_code);
             }
-            return next.min(until + KILL_LIMIT);
+            self.front.tick_at(until + KILL_LIMIT);
+        } else if let Some(end) = self.drain_until {
+            self.front.tick_at(end);
+            if end <= now || (self.front.calls.is_empty() && self.front.stdout.is_empty()) {
+                self.begin_exit(0, end.max(now + SIGNAL_GRACE));
+                self.front.tick_at(now);
+            }
         }
-        let Some(end) = self.drain_until else { return next };
-        if end <= now || (self.front.calls.is_empty() && self.front.stdout.is_empty()) {
-            self.begin_exit(0, end.max(now + SIGNAL_GRACE));
-            return now;
-        }
-        next.min(end)
     }
 
-    /// Has held calls go on, now that what they waited for is over. Calls that came later may be with the clerk: they
-    /// come back first, and are held behind these.
+    /// Has the held calls of a name go on, when what they waited for is over. Calls that came later may be with the
+    /// clerk: they come back first, and are held behind these.
     fn release_held(&mut self) {
-        let is_free = |it: &&Interpreter| it.is_to_release() && !self.is_with_clerk(&it.name);
-        let free: Vec<String> = self.interpreters.values().filter(is_free).map(|it| it.name.clone()).collect();
+        let is_free = |name: &&String| self.is_to_release(name) && !self.is_with_clerk(name);
+        let free: Vec<String> = self.held.keys().filter(is_free).cloned().collect();
         for name in free {
-            let (interpreter, _) = self.interpreter(&name);
-            let held = mem::take(&mut interpreter.held);
-            if interpreter.is_unused() && interpreter.config == Config::default() {
-                self.interpreters.remove(&name); // nothing was known of it but these calls
-            }
-            for (key, action) in held {
+            for (key, action) in self.held.remove(&name).into_iter().flatten() {
                 self.line_up(key, name.clone(), action);
             }
         }
+    }
+
+    /// Whether calls of this name are held, and nothing holds them any more.
+    fn is_to_release(&self, name: &str) -> bool {
+        let interpreter = self.interpreters.get(name);
+        let is_free = interpreter.is_none_or(|it| it.stopping.is_none() && !it.is_starting());
+        is_free && self.held.contains_key(name)
     }
 
     fn end_stdin(&mut self) {
@@ -652,9 +660,13 @@ impl Server {
         let until = until.min(*earliest);
         *earliest = until;
         self.front.closing = true;
+        let why = "not run: the server is shutting down";
+        for (key, _) in mem::take(&mut self.held).into_values().flatten() {
+            self.front.fail(key, why);
+        }
         for interpreter in self.interpreters.values_mut() {
             interpreter.end_by = Some(until);
-            interpreter.fail_all("not run: the server is shutting down", &mut self.front);
+            interpreter.fail_waiting(why, &mut self.front);
         }
     }
 
@@ -722,7 +734,6 @@ impl Server {
         interpreter.lose_call(key, is_stream, &mut self.front);
         let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
         interpreter.additions.retain(|addition| addition.key != key);
-        interpreter.held.retain(|(held, _)| *held != key);
         let was_last = had_additions && interpreter.additions.is_empty();
         if was_last && !interpreter.is_up() && interpreter.waiting.is_empty() {
             interpreter.begin_stop(None, false); // nobody else waits for its start
@@ -902,11 +913,16 @@ impl Frontend {
         }
     }
 
-    /// Tells a call that asked for it how its cell gets on; returns when to look again. Progress that the host does
-    /// not take at once is left out, for it would only make its queue longer.
-    fn report_progress(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) -> Instant {
+    /// Has the loop look at what is due at the latest then.
+    fn tick_at(&mut self, at: Instant) {
+        self.next_tick = self.next_tick.map(|next| next.min(at));
+    }
+
+    /// Tells a call that asked for it how its cell gets on. Progress that the host does not take at once is left out,
+    /// for it would only make its queue longer.
+    fn report_progress(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) {
         let asked = self.calls.get_mut(&key).and_then(|call| call.progress.as_mut());
-        let Some(progress) = asked else { return now + IDLE_TICK };
+        let Some(progress) = asked else { return };
         let pause = if chars > progress.chars { PROGRESS_EVERY } else { PROGRESS_AT_LEAST };
         if now >= progress.last + pause && self.stdout.is_empty() {
             progress.last = now;
@@ -920,7 +936,7 @@ impl Frontend {
             let params = json!({"progressToken": progress.token, "progress": seconds, "message": message});
             self.send(&rpc::notification("notifications/progress", params));
         }
-        now + PROGRESS_EVERY
+        self.tick_at(now + PROGRESS_EVERY);
     }
 }
 
@@ -1090,7 +1106,7 @@ impl Server {
             _ => {
                 return failure(
                     rpc::METHOD_NOT_FOUND,
-                    format!("there is no method {method:?}: try tools/list, tools/call"),
+                    format!("there is no method {method:?}: this server has tools, but no resources or prompts"),
                 )
             }
         };
@@ -1137,13 +1153,13 @@ impl Server {
         let Some(tool) = find_tool(name.as_str().unwrap_or_default()) else {
             return failure(
                 rpc::INVALID_PARAMS,
-                format!("tools/call: unknown tool {name}; tools/list has their names"),
+                format!("tools/call: there is no tool {name}; tools/list names those there are"),
             );
         };
         let arguments = match &params["arguments"] {
             Value::Null => &Map::new(),
             Value::Object(arguments) => arguments,
-            _ => return failure(rpc::INVALID_PARAMS, "tools/call: arguments must be an object"),
+            _ => return failure(rpc::INVALID_PARAMS, "tools/call: \"arguments\" must be a JSON object"),
         };
         let token = Some(&params["_meta"]["progressToken"]);
         let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
@@ -1204,22 +1220,19 @@ struct Tool {
 
 /// What a call asks of an interpreter.
 enum Action {
-    Run {
-        request: Request,
-        timeout: Option<Duration>,
-    },
+    Use(Use),
+    Add { given: Config, save: bool },
+    Stop { remove: bool },
+}
+
+/// What a call asks of an interpreter that there is.
+enum Use {
+    Run(Request, Option<Duration>),
     /// Wait for what runs.
     Follow {
         interrupts: bool,
     },
     Restart,
-    Add {
-        given: Config,
-        save: bool,
-    },
-    Stop {
-        remove: bool,
-    },
 }
 
 /// What a worker is asked (worker.py has the protocol).
@@ -1442,24 +1455,24 @@ impl Server {
 
     fn run_in(&mut self, key: u64, given: &Object, request: Request) {
         let timeout = time_limit(given.get("timeout").and_then(Value::as_f64));
-        self.line_up(key, interpreter_in(given), Action::Run { request, timeout });
+        self.line_up(key, interpreter_in(given), Action::Use(Use::Run(request, timeout)));
     }
 
     fn wait(&mut self, key: u64, given: &Object) {
         if let Some(limit) = seconds(given, "seconds") {
             self.front.limit_wait(key, Some(limit));
         }
-        self.line_up(key, interpreter_in(given), Action::Follow { interrupts: false });
+        self.line_up(key, interpreter_in(given), Action::Use(Use::Follow { interrupts: false }));
     }
 
     fn interrupt(&mut self, key: u64, given: &Object) {
         self.front.limit_wait(key, None); // it is answered INTERRUPT_PATIENCE later at the latest
-        self.line_up(key, interpreter_in(given), Action::Follow { interrupts: true });
+        self.line_up(key, interpreter_in(given), Action::Use(Use::Follow { interrupts: true }));
     }
 
     fn reset(&mut self, key: u64, given: &Object) {
         if flag(given, "restart") {
-            self.line_up(key, interpreter_in(given), Action::Restart);
+            self.line_up(key, interpreter_in(given), Action::Use(Use::Restart));
         } else {
             self.run_in(key, given, Request::Reset);
         }
@@ -1540,11 +1553,11 @@ impl Tool {
                 Some("number") => {
                     (value.as_f64().is_some_and(|n| SECONDS.contains(&n)), "a number of seconds, 0 to 10000000")
                 }
-                _ => (is_environment(value), "an object of strings"),
+                _ => (is_environment(value), r#"an object of strings, such as {"NAME": "value"}"#),
             };
             ensure(!value.is_null(), || format!("{tool} needs {argument:?}, {expected}"))?;
             let came = match value {
-                _ if property["type"] == "object" => "something else".into(), // with secrets, perhaps
+                _ if property["type"] == "object" => "one that is not shown, for it may hold secrets".into(),
                 value => truncate_middle(&value.to_string(), VALUE_SHOWN_CHARS),
             };
             ensure(fits, || format!("{tool}: argument {argument:?} must be {expected}, got {came}"))?;
@@ -1625,7 +1638,8 @@ fn session_info(surroundings: &Surroundings) -> Value {
 // ── 6. Interpreters ──────────────────────────────────────────────────────────────────────────────────────────────────
 //
 // Calls that concern one interpreter take effect in their order of arrival: `line_up` sends them through the clerk
-// where one of them has to look at files, and `act` holds them back while the interpreter is being stopped.
+// where one of them has to look at files, and `act` holds them back (`Server::held`) while the interpreter is being
+// stopped or started otherwise.
 
 /// A Python with a name: its configuration, the cells that wait for it, and its process while there is one.
 #[derive(Default)]
@@ -1644,7 +1658,6 @@ struct Interpreter {
     has_noted_start: bool, // the note that came with `ready` is told once, not at each start
     end_by: Option<Instant>, // its process is to end: an idle worker by itself until then, a busy one at once
     stopping: Option<Stopping>, // it leaves the table when its process has ended
-    held: Vec<(u64, Action)>, // calls that wait for the end of `stopping`, or of the start that another call asked for
 }
 
 #[derive(Default)]
@@ -1719,17 +1732,12 @@ impl Server {
 
     /// Brings a call to its interpreter, behind all earlier calls that concern the same one.
     fn line_up(&mut self, key: u64, name: String, action: Action) {
-        let is_with_clerk = self.is_with_clerk(&name);
+        let has_earlier = self.is_with_clerk(&name) || self.is_to_release(&name);
         let entry = self.interpreters.get_mut(&name);
-        let is_direct = |entry: &&mut Interpreter| !is_with_clerk && entry.stopping.is_none() && !entry.is_to_release();
-        let entry = entry.filter(is_direct); // None: through the clerk
+        let entry = entry.filter(|entry| entry.stopping.is_none() && !has_earlier); // None: through the clerk
         let is_up = entry.as_ref().is_some_and(|entry| entry.is_up());
         let action = match (entry, action) {
-            (Some(entry), Action::Run { request, timeout }) => {
-                return entry.submit(Cell::new(key, request, timeout), &mut self.front);
-            }
-            (Some(entry), Action::Follow { interrupts }) => return entry.follow(key, interrupts, &mut self.front),
-            (Some(entry), Action::Restart) => return entry.restart(key, &mut self.front),
+            (Some(entry), Action::Use(what)) => return entry.be_used(key, what, &mut self.front),
             (_, action) => action,
         };
         // Adding one that is up changes nothing for its cells, so later cells need not line up behind that.
@@ -1743,14 +1751,12 @@ impl Server {
     fn act(&mut self, key: u64, name: String, action: Action, known: KnownInterpreters) {
         let Some(call) = self.front.calls.get_mut(&key) else { return }; // it was cancelled
         call.interpreter = Some(name.clone()); // by which `cancel` finds it
-        let interpreter = self.interpreters.get_mut(&name);
-        if let Some(interpreter) = interpreter.filter(|interpreter| interpreter.holds(&action)) {
-            return interpreter.held.push((key, action));
+        let is_held = self.interpreters.get(&name).is_some_and(|interpreter| interpreter.holds(&action));
+        if is_held || self.is_to_release(&name) {
+            return self.held.entry(name).or_default().push((key, action));
         }
         let done = match action {
-            Action::Run { .. } | Action::Follow { .. } | Action::Restart => {
-                return self.act_in_known(key, &name, action, known);
-            }
+            Action::Use(what) => return self.use_known(key, &name, what, known),
             Action::Add { given, save } => self.add_interpreter(key, name, given, save, known),
             Action::Stop { remove } => self.stop_interpreter(key, name, remove, known),
         };
@@ -1760,7 +1766,7 @@ impl Server {
     }
 
     /// Does what a call asks of an interpreter that has run before, is saved, or is found in the project.
-    fn act_in_known(&mut self, key: u64, name: &str, action: Action, mut known: KnownInterpreters) {
+    fn use_known(&mut self, key: u64, name: &str, what: Use, mut known: KnownInterpreters) {
         if !self.interpreters.contains_key(name) {
             let Some(found) = known.by_name.remove(name) else {
                 let why = self.unknown_interpreter(name, known);
@@ -1771,12 +1777,7 @@ impl Server {
             interpreter.config = found.config;
         }
         let (interpreter, front) = self.interpreter(name);
-        match action {
-            Action::Follow { interrupts } => interpreter.follow(key, interrupts, front),
-            Action::Restart => interpreter.restart(key, front),
-            Action::Run { request, timeout } => interpreter.submit(Cell::new(key, request, timeout), front),
-            Action::Add { .. } | Action::Stop { .. } => {} // `act` does these
-        }
+        interpreter.be_used(key, what, front);
         self.forget_unused(name);
     }
 
@@ -1840,17 +1841,11 @@ impl Server {
         Ok(())
     }
 
-    /// The interpreter that was added did not start. It leaves the table with its configuration, unless others wait for
-    /// a new start already; of calls that are held it keeps only these.
+    /// The interpreter that was added did not start. It leaves the table, unless others wait for a new start already.
     fn addition_failed(&mut self, addition: Addition, why: &str) {
-        let (interpreter, _) = self.interpreter(&addition.name);
-        let held = mem::take(&mut interpreter.held);
-        let has_held = !held.is_empty();
-        if interpreter.is_unused() {
-            self.interpreters.remove(&addition.name);
-        }
-        if has_held {
-            self.interpreter(&addition.name).0.held = held;
+        let name = &addition.name;
+        if self.interpreters.get(name).is_some_and(Interpreter::is_unused) {
+            self.interpreters.remove(name);
         }
         self.front.fail(addition.key, why);
     }
@@ -1900,7 +1895,8 @@ impl Server {
         mut known: KnownInterpreters,
     ) -> Result<(), String> {
         ensure(name != BUILTIN, || {
-            "interpreter \"builtin\" can't be stopped: reset clears it, and with restart=true it gets a new process"
+            "interpreter \"builtin\" can't be stopped: reset clears it, and with restart=true (in a shell, --restart) \
+             gives it a new process"
                 .into()
         })?;
         let found = known.by_name.remove(&name);
@@ -1912,7 +1908,7 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("interpreter {name:?} was discovered (project or active), not saved: to stop it, leave out remove")
+            format!("interpreter {name:?} was found in the project or is active, not saved: there is nothing to remove")
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -1926,8 +1922,11 @@ impl Server {
             Some(StopCall { key, process: what, configuration: became.into() }),
             remove && source == Source::Saved,
         );
-        let why = format!("not run: interpreter {:?} was stopped before this had its turn", interpreter.name);
-        interpreter.fail_all(&why, front);
+        let why = format!("not run: interpreter {name:?} was stopped before this had its turn");
+        interpreter.fail_waiting(&why, front);
+        for (key, _) in self.held.remove(&name).into_iter().flatten() {
+            self.front.fail(key, &why);
+        }
         Ok(())
     }
 
@@ -1947,8 +1946,7 @@ impl Server {
         });
     }
 
-    /// Takes an interpreter out of the table, answers the call that stopped it, and lets the calls that came meanwhile
-    /// go on. What it printed last is told (I4).
+    /// Takes an interpreter out of the table, and answers the call that stopped it. What it printed last is told (I4).
     fn finish_stopping(&mut self, name: String) {
         let Some(mut interpreter) = self.interpreters.remove(&name) else { return };
         let mut notes = interpreter.take_untold(0, &mut self.front.files);
@@ -1968,9 +1966,6 @@ impl Server {
             let mut output = Output { notes, ..Output::default() };
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
             self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
-        }
-        for (key, action) in interpreter.held {
-            self.line_up(key, name.clone(), action);
         }
     }
 
@@ -2068,7 +2063,16 @@ impl Interpreter {
     fn is_unused(&self) -> bool {
         let is_wanted = self.runs() || !self.waiting.is_empty() || !self.additions.is_empty();
         let has_told = self.notices.iter().all(Vec::is_empty) && self.unattended.iter().all(Option::is_none);
-        !is_wanted && self.held.is_empty() && self.stopping.is_none() && has_told
+        !is_wanted && self.stopping.is_none() && has_told
+    }
+
+    /// What its worker runs, be it the startup script.
+    fn busy_with(&self) -> Option<&RunningCell> {
+        self.worker()?.stage.cell()
+    }
+
+    fn busy_with_mut(&mut self) -> Option<&mut RunningCell> {
+        self.worker_mut()?.stage.cell_mut()
     }
 
     /// The cell that runs, or list_vars or reset, and the worker's pid.
@@ -2079,7 +2083,7 @@ impl Interpreter {
     }
 
     fn running_mut(&mut self) -> Option<&mut RunningCell> {
-        self.worker_mut()?.stage.cell_mut().filter(|cell| cell.key != STARTUP_SCRIPT)
+        self.busy_with_mut().filter(|cell| cell.key != STARTUP_SCRIPT)
     }
 
     /// Whether its process takes cells; it may be busy with one.
@@ -2095,16 +2099,11 @@ impl Interpreter {
         self.runs() && !self.is_up()
     }
 
-    /// Whether a call has to wait: for the end of the process, for calls that are held already or, if it adds another
-    /// configuration, for the end of the start that is under way.
+    /// Whether a call has to wait: for the end of the process or, if it adds another configuration, for the end of the
+    /// start that is under way.
     fn holds(&self, action: &Action) -> bool {
         let differs = matches!(action, Action::Add { given, .. } if *given != self.config);
-        self.stopping.is_some() || self.is_to_release() || (self.is_starting() && differs)
-    }
-
-    /// Whether a start is over for which calls were held. (At the end of `stopping`, `finish_stopping` releases them.)
-    fn is_to_release(&self) -> bool {
-        !self.held.is_empty() && self.stopping.is_none() && !self.is_starting()
+        self.stopping.is_some() || (self.is_starting() && differs)
     }
 
     /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
@@ -2112,6 +2111,14 @@ impl Interpreter {
         let worker = self.worker();
         let version = worker.and_then(|worker| worker.version.as_deref());
         describe(&self.name, self.source, &self.config, version, self.runs(), worker)
+    }
+
+    fn be_used(&mut self, key: u64, what: Use, front: &mut Frontend) {
+        match what {
+            Use::Run(request, timeout) => self.submit(Cell::new(key, request, timeout), front),
+            Use::Follow { interrupts } => self.follow(key, interrupts, front),
+            Use::Restart => self.restart(key, front),
+        }
     }
 
     /// Queues a cell.
@@ -2195,14 +2202,6 @@ impl Interpreter {
         }
     }
 
-    /// The same, and no call of add_interpreter is to start it anew.
-    fn fail_all(&mut self, why: &str, front: &mut Frontend) {
-        for (key, _) in mem::take(&mut self.held) {
-            front.fail(key, why);
-        }
-        self.fail_waiting(why, front);
-    }
-
     /// Ends the process, and takes the interpreter out of the table when that has happened.
     fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
         self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
@@ -2220,21 +2219,20 @@ impl Interpreter {
         !has_process && self.stopping.is_some()
     }
 
-    /// Does what is due by now; returns when to look again.
-    fn tick(&mut self, now: Instant, front: &mut Frontend) -> Instant {
-        let mut next = now + IDLE_TICK;
-        next = next.min(self.answer_late(now, front));
-        next = next.min(self.tell_who_waits(now, front));
-        let added = self.additions.iter().map(|addition| addition.key);
-        for key in added.chain(self.held.iter().map(|(key, _)| *key)) {
-            next = next.min(front.report_progress(key, now, 0, || "starting".into()));
+    /// Does what is due by now.
+    fn tick(&mut self, now: Instant, front: &mut Frontend) {
+        self.answer_late(now, front);
+        self.tell_who_waits(now, front);
+        for addition in &self.additions {
+            front.report_progress(addition.key, now, 0, || "starting".into());
         }
         let end_by = self.end_by;
         match &mut self.life {
-            Life::Stopped => next,
+            Life::Stopped => {}
             Life::Spawning(_) => {
-                let gives_up_at = end_by.map(|end| end + KILL_LIMIT).filter(|at| *at > now); // then `has_ended` holds
-                next.min(gives_up_at.unwrap_or(next))
+                if let Some(gives_up_at) = end_by.map(|end| end + KILL_LIMIT).filter(|at| *at > now) {
+                    front.tick_at(gives_up_at); // then `has_ended` holds
+                }
             }
             Life::Running(worker) => {
                 let why_ended = match (front.closing, &self.stopping) {
@@ -2242,7 +2240,7 @@ impl Interpreter {
                     (false, Some(_)) => "stop_interpreter stopped it",
                     (false, None) => "reset with restart=true restarted it",
                 };
-                next.min(worker.tick(&self.name, end_by.map(|end| (end, why_ended)), now, front))
+                worker.tick(&self.name, end_by.map(|end| (end, why_ended)), now, front);
             }
         }
     }
@@ -2279,7 +2277,7 @@ impl Interpreter {
         if !is_sound || worker.partial_frame.len() > FRAME_BYTES_MAX {
             worker.partial_frame.clear();
             let _ = worker.control.shutdown(std::net::Shutdown::Both); // nothing more is believed
-            worker.kill("something wrote to its control socket, which is mcp-py's own");
+            worker.kill(NOT_OURS);
         }
     }
 
@@ -2441,7 +2439,7 @@ impl Interpreter {
     /// Takes a result, or a part of a long one. A reader of events gets a long one part by part, because only its head
     /// and tail are kept here; a short one is in the last event.
     fn take_result(&mut self, text: &str, is_last: bool, front: &mut Frontend) {
-        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
+        let Some(cell) = self.busy_with_mut() else { return };
         let is_short = is_last && cell.output.streams[RESULT].is_empty() && text.len() <= HEAD_BYTES;
         cell.output.take(RESULT, text.as_bytes(), &mut front.files);
         if is_short {
@@ -2516,7 +2514,10 @@ impl Interpreter {
         match worker.stage {
             Stage::Starting | Stage::ScriptFailed(_) if was_restarted => {}
             Stage::Busy(cell) if was_restarted && cell.key == STARTUP_SCRIPT => {}
-            Stage::Starting => self.start_failed(&failed, "; is it a Python?", CellEnd::default(), front),
+            Stage::Starting => {
+                let hint = if cause.starts_with("exited") { "; is it a Python?" } else { "" };
+                self.start_failed(&failed, hint, CellEnd::default(), front);
+            }
             Stage::Busy(cell) if cell.key == STARTUP_SCRIPT => {
                 self.start_failed(&failed, " in its startup script", CellEnd::default(), front);
             }
@@ -2526,20 +2527,25 @@ impl Interpreter {
                     self.notice(notice);
                 }
             }
-            Stage::Busy(cell) => {
-                let told_at = cell.reader().map(|key| front.door(key));
-                let kept_at = if told_at.is_none() && !cell.is_cancelled { Some(cell.door) } else { None };
-                let end = CellEnd { error: None, exit: EXIT_DIED, notes: vec![died] };
-                self.tell_end(cell, end, front);
-                for door in [0, 1] {
-                    if was_to_end || told_at == Some(door) {
-                        continue; // that was announced, or has just been told
-                    }
-                    match &mut self.unattended[door] {
-                        Some(ended) if kept_at == Some(door) => ended.notice = Some(notice.clone()),
-                        _ => self.notice_at(door, notice.clone()),
-                    }
-                }
+            Stage::Busy(cell) => self.tell_death(cell, died, notice, was_to_end, front),
+        }
+    }
+
+    /// Tells of a process that ended amid a cell: with the cell's end, and at the other door.
+    fn tell_death(&mut self, cell: RunningCell, died: String, notice: String, was_to_end: bool, front: &mut Frontend) {
+        let told_at = cell.reader().map(|key| front.door(key));
+        let kept_at = if told_at.is_none() && !cell.is_cancelled { Some(cell.door) } else { None };
+        if let Some(door) = told_at {
+            self.drop_restart_notice(door);
+        }
+        self.tell_end(cell, CellEnd { error: None, exit: EXIT_DIED, notes: vec![died] }, front);
+        for door in [0, 1] {
+            if was_to_end || told_at == Some(door) {
+                continue; // that was announced, or has just been told
+            }
+            match &mut self.unattended[door] {
+                Some(ended) if kept_at == Some(door) => ended.notice = Some(notice.clone()),
+                _ => self.notice_at(door, notice.clone()),
             }
         }
     }
@@ -2641,7 +2647,12 @@ const CHILD_SIGNALS: [(Duration, i32); 2] = [(INTERRUPT_AGAIN, libc::SIGINT), (C
 
 /// What is said of a cell that does not heed its interrupt, after why it was interrupted.
 const NOT_STOPPED: &str = "but it has not stopped: it is in code that does not heed interrupts, such as a long call \
-    into C. Its variables are there when it ends; reset with restart=true ends the process and loses them";
+    into C or an `except` that takes KeyboardInterrupt. Its variables are there when it ends; reset with restart=true \
+    (in a shell, --reset --restart) ends the process and loses them";
+
+/// Why a process is ended that sends what our worker does not.
+const NOT_OURS: &str = "it broke the protocol between mcp-py and its worker: is it a Python, or did code write to a \
+    descriptor that it had not opened?";
 
 impl RunningCell {
     fn new(cell: Cell, number: Option<u64>, title: String, door: usize) -> RunningCell {
@@ -2683,7 +2694,7 @@ impl RunningCell {
     /// Something to say of it before its end: a stream gets it at once, others with the answer.
     fn note(&mut self, text: String, front: &mut Frontend) {
         match front.events(self.reader()) {
-            Some((events, peer)) => events.send(peer, json!({ "note": format!("[mcp-py: {text}]") })),
+            Some((events, peer)) => events.send_note(peer, &text),
             None => self.output.note(text),
         }
     }
@@ -2696,11 +2707,9 @@ impl RunningCell {
     }
 
     /// Reports progress, interrupts a cell whose time is over, and sends SIGINT when that is due (I8).
-    fn tick(&mut self, name: &str, pid: i32, now: Instant, front: &mut Frontend) -> Instant {
-        let mut next = now + IDLE_TICK;
+    fn tick(&mut self, name: &str, pid: i32, now: Instant, front: &mut Frontend) {
         for reader in &self.readers {
-            let progress = front.report_progress(*reader, now, self.output.chars(), || self.output.last_line());
-            next = next.min(progress);
+            front.report_progress(*reader, now, self.output.chars(), || self.output.last_line());
         }
         if let (None, Some(timeout)) = (&self.interrupt, self.timeout) {
             let end = self.since + timeout;
@@ -2708,26 +2717,25 @@ impl RunningCell {
                 let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
                 self.interrupt(why, EXIT_TIMEOUT);
             } else {
-                next = next.min(end);
+                front.tick_at(end);
             }
         }
-        let Some(interrupt) = &mut self.interrupt else { return next };
+        let Some(interrupt) = &mut self.interrupt else { return };
         if interrupt.next_signal <= now {
             sys::kill(pid, libc::SIGINT);
             interrupt.next_signal = now + INTERRUPT_AGAIN;
             self.installer = None;
         }
-        next = next.min(interrupt.next_signal);
-        let Some((after, signal)) = CHILD_SIGNALS.get(interrupt.child_signals) else { return next };
+        front.tick_at(interrupt.next_signal);
+        let Some((after, signal)) = CHILD_SIGNALS.get(interrupt.child_signals) else { return };
         let due = interrupt.since + *after;
         if due > now {
-            return next.min(due);
+            return front.tick_at(due);
         }
         interrupt.child_signals += 1;
         let name = name.to_owned();
         let key = self.key;
         post(move |server| server.signal_children(name, key, *signal)); // an event, for it needs the whole server
-        next
     }
 
     /// As list_interpreters shows what runs; None for what is no cell.
@@ -2749,6 +2757,10 @@ impl RunningCell {
             let whole = self.output.spool(files).where_it_is_whole();
             self.output.note(format!("{} bytes of output came too fast for their reader; {whole}", grouped(bytes)));
         }
+    }
+
+    fn how_it_runs_for_others(&self) -> String {
+        format!("{} still runs: {}; its output goes to another call", self.title, span(self.since.elapsed()))
     }
 
     /// What there is to say of it while it runs.
@@ -2866,25 +2878,18 @@ impl Worker {
         [self.outbox.watch(control, libc::POLLIN), pipe(STDOUT), pipe(STDERR)]
     }
 
-    /// Does what is due by now; returns when to look again. `end_by` says until when it may leave by itself, and why.
-    /// Signals that are due are sent here and in the cell's tick (I8).
-    fn tick(
-        &mut self,
-        name: &str,
-        end_by: Option<(Instant, &'static str)>,
-        now: Instant,
-        front: &mut Frontend,
-    ) -> Instant {
-        let mut next = now + IDLE_TICK;
+    /// Does what is due by now. `end_by` says until when it may leave by itself, and why. Signals that are due are sent
+    /// here and in the cell's tick (I8).
+    fn tick(&mut self, name: &str, end_by: Option<(Instant, &'static str)>, now: Instant, front: &mut Frontend) {
         if let Some(exited) = self.exited {
-            return exited + GROUP_GRACE;
+            return front.tick_at(exited + GROUP_GRACE);
         }
         if self.killed.is_some() {
-            return self.finish_kill(now);
+            return self.finish_kill(now, front);
         }
         let pid = self.pid();
         if let Some(cell) = self.stage.cell_mut() {
-            next = next.min(cell.tick(name, pid, now, front));
+            cell.tick(name, pid, now, front);
         }
         if end_by.is_some() {
             let _ = self.control.shutdown(std::net::Shutdown::Write); // an idle worker leaves at that
@@ -2894,28 +2899,25 @@ impl Worker {
         let start_limit = if is_starting { START_TIMEOUT.seconds() } else { None };
         let starts_by = start_limit.map(|limit| self.started.0 + limit);
         let slow = start_limit.map(|limit| {
-            format!("it took longer than {} s to start; MCP_PY_START_TIMEOUT allows more", limit.as_secs_f64())
+            let limit = limit.as_secs_f64();
+            format!("it took longer than {limit} s to start; a larger MCP_PY_START_TIMEOUT gives it more time")
         });
         // A startup script has no state yet that could be lost.
         let script = self.stage.cell().filter(|cell| cell.key == STARTUP_SCRIPT);
         let script_ends_by = script.and_then(|cell| Some(cell.interrupt.as_ref()?.since + INTERRUPT_PATIENCE));
         let kills = [
             (end_by.map(|(end, _)| if is_idle { end } else { now }), end_by.map_or("", |(_, why)| why)),
-            (
-                self.hung_up.map(|since| since + HUNG_UP_GRACE),
-                "it closed its control socket, by which mcp-py reaches it",
-            ),
+            (self.hung_up.map(|since| since + HUNG_UP_GRACE), "it closed the socket by which mcp-py speaks with it"),
             (script_ends_by, "its startup script did not end when it was interrupted"),
             (starts_by, slow.as_deref().unwrap_or_default()),
         ];
         for (end, why) in kills {
             let Some(end) = end else { continue };
-            next = next.min(end);
+            front.tick_at(end);
             if end <= now {
                 self.kill(why);
             }
         }
-        next
     }
 
     /// Ends the process: SIGTERM for its group, and SIGKILL for itself where it has not exited after GROUP_GRACE.
@@ -2928,15 +2930,14 @@ impl Worker {
         }
     }
 
-    /// Sends SIGKILL where that is due; returns when to look again.
-    fn finish_kill(&mut self, now: Instant) -> Instant {
-        let Some(at) = self.kill_at else { return now + IDLE_TICK }; // its exit wakes us
+    /// Sends SIGKILL where that is due.
+    fn finish_kill(&mut self, now: Instant, front: &mut Frontend) {
+        let Some(at) = self.kill_at else { return }; // its exit wakes us
         if at > now {
-            return at;
+            return front.tick_at(at);
         }
         self.kill_at = None;
         sys::kill(self.pid(), libc::SIGKILL);
-        now + IDLE_TICK
     }
 
     /// Whether the process has exited, and others of its group have ended or had their time: those that free shared
@@ -3043,6 +3044,9 @@ fn dashes(door: usize) -> &'static str {
     ["", "--"][door]
 }
 
+/// What became of the answer of a cell that the client followed, perhaps that of a call of the tools.
+const GIVEN_TO_CLIENT: &str = ", its answer went to mcp-py-client";
+
 /// A cell that ended when no call waited for it.
 struct EndedCell {
     title: String, // `cell 12 ended after 4 min 2 s`
@@ -3092,9 +3096,14 @@ impl Interpreter {
         format!("before this cell, interpreter {:?} was restarted; its variables are gone", self.name)
     }
 
-    fn answer_restarted(&mut self, key: u64, front: &mut Frontend) {
+    /// For an answer by this door that tells of the restart itself.
+    fn drop_restart_notice(&mut self, door: usize) {
         let notice = self.restart_notice();
-        self.notices[front.door(key)].retain(|other| *other != notice);
+        self.notices[door].retain(|other| *other != notice);
+    }
+
+    fn answer_restarted(&mut self, key: u64, front: &mut Frontend) {
+        self.drop_restart_notice(front.door(key));
         let text = format!("Interpreter {:?} restarted: its variables are gone", self.name);
         let mut output = Output::default();
         output.take(RESULT, text.as_bytes(), &mut front.files);
@@ -3110,7 +3119,9 @@ impl Interpreter {
             front.files.record_end(&cell.title, &self.name, &end.in_history(took), was_compiled);
         }
         let exit = end.exit;
-        let given = if cell.is_cancelled { "" } else { ", its answer was given" };
+        let is_of_client = cell.reader().is_some_and(|key| front.door(key) == 1);
+        let given = if is_of_client { GIVEN_TO_CLIENT } else { ", its answer was given" };
+        let given = if cell.is_cancelled { "" } else { given };
         self.last = Some((cell.title.clone(), Instant::now(), given));
         cell.note_unsent(&mut front.files);
         let title = || format!("{} ended after {}", cell.title, span(took));
@@ -3152,6 +3163,9 @@ impl Interpreter {
                 if let (false, Some(notice)) = (is_own, notice) {
                     self.notice_at(1 - door, notice);
                 }
+                if let (Some((_, _, given)), 1) = (&mut self.last, door) {
+                    *given = GIVEN_TO_CLIENT;
+                }
                 end.notes.push(title);
                 front.send_backlog(Some(key), &mut output);
                 return self.answer_with_notes(key, output, end, front);
@@ -3164,6 +3178,8 @@ impl Interpreter {
         let is_stuck = cell.why_stuck().is_some();
         if cell.readers.len() == 1 {
             self.send_backlog_to_reader(front);
+        } else if let Some((events, peer)) = front.events(Some(key)) {
+            events.send_note(peer, &cell.how_it_runs_for_others());
         }
         if is_interrupted && is_stuck {
             self.answer_not_stopped(key, front);
@@ -3172,7 +3188,7 @@ impl Interpreter {
 
     /// Interrupts what runs, be it the startup script. False where nothing does.
     fn interrupt_running(&mut self) -> bool {
-        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return false };
+        let Some(cell) = self.busy_with_mut() else { return false };
         cell.interrupt("interrupted".into(), EXIT_INTERRUPTED);
         true
     }
@@ -3180,7 +3196,7 @@ impl Interpreter {
     fn why_nothing_runs(&self) -> String {
         let starts = self.runs() && self.worker().is_none_or(|worker| !matches!(worker.stage, Stage::Idle));
         match &self.last {
-            _ if starts => "the interpreter is starting".into(),
+            _ if starts => "the interpreter is starting; no cell runs yet".into(),
             Some((title, at, given)) => format!("nothing runs; {title} ended {} ago{given}", span(at.elapsed())),
             None => "nothing runs".into(),
         }
@@ -3214,12 +3230,11 @@ impl Interpreter {
         }
     }
 
-    /// Answers the calls whose time is over though their cells are not; returns when to look again. Where no cell runs,
-    /// those that wait do so for the process to start, which has a limit of its own. The startup script belongs to the
-    /// start, for as long as that may take.
-    fn answer_late(&mut self, now: Instant, front: &mut Frontend) -> Instant {
-        let mut next = now + IDLE_TICK;
-        let Some(cell) = self.worker().and_then(|worker| worker.stage.cell()) else { return next };
+    /// Answers the calls whose time is over though their cells are not. Where no cell runs, those that wait do so for
+    /// the process to start, which has a limit of its own. The startup script belongs to the start, for as long as that
+    /// may take.
+    fn answer_late(&mut self, now: Instant, front: &mut Frontend) {
+        let Some(cell) = self.busy_with() else { return };
         let is_script = cell.key == STARTUP_SCRIPT; // which Worker::tick ends
         let least = if is_script { SCRIPT_PATIENCE } else { Duration::ZERO };
         let waiting = self.waiting.iter().map(|cell| (cell.key, cell.queued + least));
@@ -3227,7 +3242,7 @@ impl Interpreter {
         for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
             match front.answer_by(key).map(|by| by.max(from)) {
                 Some(by) if by <= now => late.push(key),
-                Some(by) => next = next.min(by),
+                Some(by) => front.tick_at(by),
                 None => {}
             }
         }
@@ -3238,16 +3253,15 @@ impl Interpreter {
         }
         match give_up_at {
             Some(at) if at <= now => self.give_up(front),
-            Some(at) => next = next.min(at),
+            Some(at) => front.tick_at(at),
             None => {}
         }
-        next
     }
 
     /// Answers a call whose time is over: with what is new of its cell, which goes on, or that its cell was not run.
     fn answer_unfinished(&mut self, key: u64, now: Instant, front: &mut Frontend) {
         self.read_what_is_there(front);
-        let Some(cell) = self.worker().and_then(|worker| worker.stage.cell()) else { return };
+        let Some(cell) = self.busy_with() else { return };
         let title = &cell.title;
         let runs_for = span(now - cell.since);
         if let Some(place) = self.waiting.iter().position(|cell| cell.key == key) {
@@ -3273,7 +3287,7 @@ impl Interpreter {
         } else if is_first {
             cell.how_it_runs(now)
         } else {
-            format!("{title} still runs: {runs_for}; its output goes to another call")
+            cell.how_it_runs_for_others()
         };
         self.answer_reader(key, CellEnd { notes: vec![note], ..CellEnd::default() }, front);
     }
@@ -3318,32 +3332,30 @@ impl Interpreter {
         self.answer_reader(key, end, front);
     }
 
-    /// Tells the calls whose cells wait what they wait for; returns when to look again.
-    fn tell_who_waits(&mut self, now: Instant, front: &mut Frontend) -> Instant {
-        let mut next = now + IDLE_TICK;
+    /// Tells the calls whose cells wait what they wait for.
+    fn tell_who_waits(&mut self, now: Instant, front: &mut Frontend) {
         if self.waiting.is_empty() {
-            return next;
+            return;
         }
-        let what = match self.worker().and_then(|worker| worker.stage.cell()) {
+        let what = match self.busy_with() {
             Some(cell) => format!("waiting for its turn: {} runs, for {} so far", cell.title, span(now - cell.since)),
             None => "waiting for its turn: the interpreter is starting".into(),
         };
         for cell in &mut self.waiting {
-            next = next.min(front.report_progress(cell.key, now, 0, || what.clone()));
+            front.report_progress(cell.key, now, 0, || what.clone());
             let noted_at = cell.queued + TURN_NOTED_AFTER;
             if cell.is_noted {
                 continue;
             }
             if noted_at > now {
-                next = next.min(noted_at);
+                front.tick_at(noted_at);
                 continue;
             }
             cell.is_noted = true;
             if let Some((events, peer)) = front.events(Some(cell.key)) {
-                events.send(peer, json!({ "note": format!("[mcp-py: {what}]") }));
+                events.send_note(peer, &what);
             }
         }
-        next
     }
 
     /// Ends the process, whatever it runs; the call is answered when a new one is up.
@@ -3911,7 +3923,9 @@ impl OutputFiles {
         let path = match HISTORY_DIR.given() {
             Some(dir) => {
                 let dir = whole_path(Path::new(&dir), &env::current_dir().map_err(with_path("."))?, false);
-                fs::create_dir_all(&dir).map_err(|error| format!("MCP_PY_HISTORY {}: {error}", dir.display()))?;
+                fs::create_dir_all(&dir).map_err(|error| {
+                    format!("MCP_PY_HISTORY must be a folder that you can write to: {}: {error}", dir.display())
+                })?;
                 let time = iso_time(STARTED.1).replace([':', 'Z'], "");
                 dir.join(format!("session_{time}_{}.py", std::process::id()))
             }
@@ -4086,7 +4100,8 @@ try:
         pass  # the environment can't be written: all but `pip` works
     os.execv(python, [python, '-c', bootstrap, env, note])
 except Exception as error:
-    note = "missing packages can't be installed: no environment could be made: %s: %s" % (type(error).__name__, error)
+    note = "missing packages can't be installed: no environment could be made: %s: %s; `mcp-py doctor` says more"
+    note %= (type(error).__name__, error)
     os.execv(base, [base, '-c', bootstrap, '', note])
 "#;
 
@@ -4226,7 +4241,9 @@ fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool)
             return Err(format!("{lead}{}", last_lines(&finished.output)));
         }
     }
-    Err("there is neither uv nor pip: install uv, or pip for this Python (Debian: apt install python3-pip)".into())
+    Err("there is neither uv nor pip: install uv, or pip for this Python (Debian: apt install python3-pip; without \
+         root, os.system('pip --version') in a cell gets it from ensurepip, where Python has that)"
+        .into())
 }
 
 /// Whether a setting is in our environment whose name starts with one of these.
@@ -4333,9 +4350,9 @@ impl Interpreter {
         let name = self.name.clone();
         let what_for =
             if package.split('[').next() == Some(&*module) { String::new() } else { format!(" for {module}") };
-        let Some(cell) = self.worker_mut().and_then(|worker| worker.stage.cell_mut()) else { return };
+        let Some(cell) = self.busy_with_mut() else { return };
         if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send(peer, json!({ "note": format!("[mcp-py: installing {package}{what_for} …]") }));
+            events.send_note(peer, &format!("installing {package}{what_for} …"));
         }
         let key = cell.key;
         let is_cancelled = Arc::new(AtomicBool::new(false));
@@ -4404,7 +4421,7 @@ impl Interpreter {
 impl Server {
     fn installer_ended(&mut self, name: &str, key: u64, number: u64, outcome: Result<String, String>) {
         let Some(interpreter) = self.interpreters.get_mut(name) else { return };
-        let cell = interpreter.worker().and_then(|worker| worker.stage.cell());
+        let cell = interpreter.busy_with();
         if cell.is_some_and(|cell| cell.key == key) {
             interpreter.installed(number, outcome, &mut self.front);
         }
@@ -4580,13 +4597,10 @@ fn known_interpreters(project: &Path) -> KnownInterpreters {
         let config = Config { python_path: Some(root.join("bin/python")), ..Config::default() };
         known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
     }
-    let saved = match load_saved() {
-        Ok(saved) => saved.list,
-        Err(why) => {
-            known.unreadable = Some(why);
-            return known;
-        }
-    };
+    let saved = load_saved().map(|saved| saved.list).unwrap_or_else(|why| {
+        known.unreadable = Some(why);
+        Object::new()
+    });
     for (name, entry) in saved {
         let Value::Object(entry) = entry else { continue };
         let config = Config::from_json(&entry).with_whole_paths(project);
@@ -4891,25 +4905,25 @@ enum Endpoint {
 
 impl Endpoint {
     fn of(head: &http::Head) -> Result<Endpoint, http::Refusal> {
-        let path = head.path.as_str();
-        let endpoint = match path {
+        let http::Head { path, method, .. } = head;
+        let endpoint = match path.as_str() {
             "/health" => Some(Endpoint::Health),
             "/interrupt" => Some(Endpoint::Interrupt),
             "/execute" => Some(Endpoint::Execute),
             "/wait" => Some(Endpoint::Wait),
             _ => path.strip_prefix("/tools/").and_then(find_tool).map(Endpoint::Tool),
         };
-        match (endpoint, head.method.as_str()) {
+        match (endpoint, method.as_str()) {
             (None, _) => Err((
                 "404 Not Found",
                 format!("there is no {path} here, only /execute, /wait, /interrupt, /health and /tools/NAME"),
             )),
             (Some(Endpoint::Health), "GET" | "HEAD") => Ok(Endpoint::Health),
             (Some(Endpoint::Health), _) => {
-                Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET")))
+                Err(("405 Method Not Allowed\r\nAllow: GET, HEAD", format!("{path} takes GET, not {method}")))
             }
             (Some(endpoint), "POST") => Ok(endpoint),
-            (Some(_), _) => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST"))),
+            (Some(_), _) => Err(("405 Method Not Allowed\r\nAllow: POST", format!("{path} takes POST, not {method}"))),
         }
     }
 }
@@ -5172,7 +5186,7 @@ impl Frontend {
             events.send_output(peer, stream, &output.streams[stream].kept);
         }
         for note in notes {
-            events.send(peer, json!({ "note": format!("[mcp-py: {note}]") }));
+            events.send_note(peer, &note);
         }
         let result = &output.streams[RESULT].kept;
         if result.len() > HEAD_BYTES {
@@ -5207,6 +5221,10 @@ impl EventStream {
             line = format!("{:x}\r\n{line}\r\n", line.len());
         }
         peer.push(line.as_bytes());
+    }
+
+    fn send_note(&mut self, peer: &mut Peer, text: &str) {
+        self.send(peer, json!({ "note": format!("[mcp-py: {text}]") }));
     }
 
     fn send_text(&mut self, peer: &mut Peer, stream: usize, text: &str) {
@@ -5480,9 +5498,14 @@ fn path_of(given: &[(String, &'static [&'static str; 4])]) -> Result<&'static st
     };
     let is_stray = |paths: &str| !paths.is_empty() && !paths.split(' ').any(|one| one == path);
     let stray = given.iter().find(|(_, [.., paths])| is_stray(paths));
-    match actions.next().or(stray) {
-        Some((name, _)) => Err(usage(format!("{name} does not go with {action}"))),
-        None => Ok(path),
+    match (actions.next(), stray) {
+        (Some((name, _)), _) => Err(usage(format!("{action} and {name} are two things to do: give one of them"))),
+        (None, Some((name, [.., paths]))) => {
+            let goes_with = |[_, _, path, _]: &&[&str; 4]| paths.split(' ').any(|one| one == *path);
+            let names: Vec<&str> = OPTIONS.iter().filter(goes_with).map(|[names, ..]| *names).collect();
+            Err(usage(format!("{name} goes with {}, not with {action}", names.join(" or "))))
+        }
+        (None, None) => Ok(path),
     }
 }
 
@@ -5503,7 +5526,7 @@ fn read_code(order: &mut Order) -> Result<(), ClientError> {
         }
     } else if let Some(file) = file {
         from = file.clone();
-        let failed = |error: io::Error| failed(format!("{from}: {error}; code itself goes behind -c"));
+        let failed = |error: io::Error| failed(format!("{from}: {error} (to run code itself, put it behind -c)"));
         body.insert("code".into(), utf8("code", fs::read(&from).map_err(failed)?)?.into());
         *file = std::path::absolute(&from).map_err(failed)?.display().to_string();
     } else if takes_stdin {
@@ -5546,11 +5569,12 @@ fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
 
 /// Has the session's server do it, and prints the answer; returns the exit code. `words` are those of the order.
 fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
-    let given = || SOCKET.given()?.into_string().ok();
-    let socket = order.socket.filter(|path| !path.is_empty()).or_else(given);
-    let found = match socket {
-        Some(path) => connect(&path),
-        None => find_session(),
+    let given = SOCKET.given().and_then(|path| path.into_string().ok());
+    let without = "without MCP_PY_SOCKET the session of this shell is taken";
+    let found = match (order.socket.filter(|path| !path.is_empty()), given) {
+        (Some(path), _) => connect(&path),
+        (None, Some(path)) => connect(&path).map_err(|why| format!("{why} ({without})")),
+        (None, None) => find_session(),
     };
     let Session { path, server, pid } = found.map_err(failed)?;
     let name = text(&order.body, "interpreter").unwrap_or(BUILTIN);
@@ -5566,7 +5590,6 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     // `| head` ends us, and our hang-up ends the cell. While the request was sent, EPIPE must not end us: the server
     // may have refused it early, and has said why.
     sys::default_sigpipe();
-    let unprintable = |error: io::Error| failed(format!("the answer could not be printed: {error}"));
     let is_kept = order.is_full || stdout_is_a_file_of_its_own();
     let fold = |is_needed: bool| if is_needed { Some(Overwritten::default()) } else { None };
     let of_stdout = fold(!is_kept && !io::stdout().is_terminal());
@@ -5593,6 +5616,10 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     Err(failed("the connection ended before the answer was complete: the server is gone, with all variables"))
 }
 
+fn unprintable(error: io::Error) -> ClientError {
+    failed(format!("the answer could not be printed: {error}"))
+}
+
 /// Prints what was run in the session, whose facts the server has told.
 fn print_history(facts: &Value) -> Result<i32, ClientError> {
     if facts["isError"] == true {
@@ -5604,8 +5631,7 @@ fn print_history(facts: &Value) -> Result<i32, ClientError> {
         ));
     };
     let mut file = File::open(path).map_err(|error| failed(format!("{path}: {error}")))?;
-    io::copy(&mut file, &mut io::stdout())
-        .map_err(|error| failed(format!("the answer could not be printed: {error}")))?;
+    io::copy(&mut file, &mut io::stdout()).map_err(unprintable)?;
     Ok(0)
 }
 
@@ -5723,6 +5749,10 @@ impl Printer {
         self.print(to, head)?;
         let rest = &text[head.len()..];
         if !rest.is_empty() {
+            if self.held.is_empty() && io::stderr().is_terminal() {
+                let note = "the end of its output is shown when it ends; --full shows all as it comes";
+                self.print(STDERR, &format!("\n[mcp-py: {note}]\n"))?;
+            }
             self.held_chars += rest.chars().count();
             self.held.push_back((to, rest.to_owned()));
             self.keep_held(TAIL_CHARS + 8); // to spare: the server counts neither the last newlines nor those it adds
@@ -6137,7 +6167,7 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
         Some(dir) => PathBuf::from(dir),
         None => home_dir().ok_or("there is no home directory: give --dir")?.join(".local/bin"),
     };
-    fs::create_dir_all(&dir).map_err(with_path(&dir))?;
+    fs::create_dir_all(&dir).map_err(|why| format!("{}: {why} (--dir takes another folder)", dir.display()))?;
     let dir = fs::canonicalize(&dir).map_err(with_path(&dir))?;
     let own = own_path().map_err(with_path("the file of this program"))?;
     refuse_foreign_files(&dir, &own)?;
@@ -6279,6 +6309,7 @@ fn doctor() -> (String, bool) {
     let own = own_path().unwrap_or_default();
     let base = check_config(&Config::default());
     let builtin = base.clone().and_then(|base| find_environment(&base));
+    let builtin_python = builtin.as_ref().ok().map(|(_, environment)| Path::new(environment).join("bin/python"));
     let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
     let processes = processes();
     let host = find_host(std::process::id() as i32, &processes);
@@ -6290,8 +6321,8 @@ fn doctor() -> (String, bool) {
         ("server", find_role("mcp-py-server", &own)),
         ("client", find_role("mcp-py-client", &own)),
         ("python", builtin.clone().map(|(python, _)| python)),
-        ("environment", builtin.map(|(_, environment)| environment)),
-        ("installer", find_installer(base.ok())),
+        ("environment", builtin.map(|(_, environment)| environment).map_err(|_| "none without a Python".into())),
+        ("installer", find_installer([builtin_python, base.ok()])),
         ("ps", find_ps(&processes)),
         ("lsof", Ok(find_optional("lsof"))),
         ("host", Ok(host.unwrap_or("none".into()))),
@@ -6300,7 +6331,7 @@ fn doctor() -> (String, bool) {
         ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
         ("saved", load_saved().map(|saved| format!("{} saved interpreters", saved.list.len()))),
         ("configuration", check_saved_dir()),
-        ("output", check_writable(&env::temp_dir())),
+        ("output", check_writable(&env::temp_dir()).map_err(|why| why + " (TMPDIR names it)")),
         ("sockets", check_writable(Path::new("/tmp"))),
     ];
     facts.extend(SETTINGS.iter().map(|setting| ("setting", setting.check())));
@@ -6321,7 +6352,8 @@ fn find_role(name: &str, own: &Path) -> Finding {
     match find_on_path(name) {
         Some(path) if resolves_to(&path, own) => Ok(path.display().to_string()),
         Some(path) => Err(format!(
-            "{} is another program: remove it, or put the folder of mcp-py before it on PATH",
+            "{} is another program, or another copy of mcp-py: remove it, or put the folder of this one before it on \
+             PATH",
             path.display()
         )),
         None => Err(format!("{name} is not on PATH: run `mcp-py install`, and do what it says about PATH")),
@@ -6334,17 +6366,17 @@ fn find_environment(base: &Path) -> Result<(String, String), String> {
     let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
     match text.split_once('\0') {
         Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
-        None => Err(format!("{} does not run as a Python: it says {:?}", base.display(), last_lines(&text))),
+        None => Err(format!("{} does not work as a Python: it printed {:?}", base.display(), last_lines(&text))),
     }
 }
 
-/// uv, else the pip of the base.
-fn find_installer(base: Option<PathBuf>) -> Finding {
+/// uv, else a pip of these Pythons.
+fn find_installer(pythons: [Option<PathBuf>; 2]) -> Finding {
     if let Some(uv) = find_program("uv") {
         return Ok(uv.display().to_string());
     }
-    let version = output_of(base.unwrap_or_default(), &["-I", "-m", "pip", "--version"], PROGRAM_LIMIT);
-    if version.starts_with("pip ") {
+    let pip_of = |python| output_of(python, &["-I", "-m", "pip", "--version"], PROGRAM_LIMIT);
+    if let Some(version) = pythons.into_iter().flatten().map(pip_of).find(|version| version.starts_with("pip ")) {
         return Ok(version);
     }
     Err("neither uv nor pip: a missing package can't be installed; install uv or python3-pip".into())
@@ -6365,16 +6397,15 @@ fn find_ps(processes: &Processes) -> Finding {
 fn check_saved_dir() -> Finding {
     let dir = saved_dir()?;
     let existing = dir.ancestors().find(|place| place.exists()).unwrap_or(&dir);
-    check_writable(existing)?;
+    check_writable(existing).map_err(|why| why + " (HOME names it)")?;
     Ok(dir.display().to_string())
 }
 
 /// Makes a file in a folder, and removes it.
 fn check_writable(dir: &Path) -> Finding {
     let file = dir.join(format!(".mcp-py-doctor-{}", std::process::id()));
-    File::create_new(&file).map_err(|error| {
-        format!("no file can be made in {}: {error}; it must be a folder that you can write to", dir.display())
-    })?;
+    File::create_new(&file)
+        .map_err(|error| format!("{} must be a folder that you can write to: {error}", dir.display()))?;
     let _ = fs::remove_file(&file);
     Ok(dir.display().to_string())
 }
@@ -6713,7 +6744,7 @@ mod rpc {
     }
 
     pub fn no_object() -> Message {
-        let why = "a message must be an object; in protocol version 2025-03-26 also an array of 1 to 2,000 of them";
+        let why = "a message must be a JSON object (in protocol version 2025-03-26, or an array of 1 to 2,000 of them)";
         invalid(None, why)
     }
 

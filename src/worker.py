@@ -175,7 +175,7 @@ class EmptyStdin(FileIO):
 
     def refuse(self, *_):
         raise EOFError("stdin is empty: read a file, write the value into the code, or give the cell its stdin (an "
-                       "argument of execute; --stdin of mcp-py-client)")
+                       "argument of execute; of mcp-py-client, --stdin before FILE or -c)")
     read = readall = readinto = refuse
 
 def leads_to(descriptor):

@@ -385,7 +385,7 @@ def lying_worker(binary, rng, count):
     for lie in LIES:
         server.call("add_interpreter", name="liar", python_path=liar, env={"LIE": lie, "LIAR_SEED": seed, "LIAR_COUNT": os.devnull})
         results = [server.call("execute", code="1", interpreter="liar", timeout=1) for _ in range(2)]
-        if "something wrote to its control socket" not in str(results):
+        if "broke the protocol" not in str(results):
             fail("a lie is believed", (lie, results))
     for number in range(count // 3):  # three frames a call, on average
         with open(counter, "w") as file:

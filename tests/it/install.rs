@@ -348,8 +348,8 @@ fn doctor_shows_the_settings_in_force_and_warns_of_those_that_can_not_be_read() 
              600 is used instead"
         ),
         format!(
-            "WARN setting       MCP_PY_AUTO_INSTALL=fasle {warning} on or off: whether importing a missing package \
-             installs it; off is used instead"
+            "WARN setting       MCP_PY_AUTO_INSTALL=fasle {warning} on or off (whether importing a missing package \
+             installs it); off, to be safe, is used instead"
         ),
     ];
     for line in expected {
@@ -378,16 +378,13 @@ fn doctor_in_a_broken_home_says_the_truth() {
     let said = facts(&output);
     assert_eq!(output.status.code(), Some(1), "{said:?}");
     let client = format!(
-        "{} is another program: remove it, or put the folder of mcp-py before it on PATH",
+        "{} is another program, or another copy of mcp-py: remove it, or put the folder of this one before it on PATH",
         folder.bin().join("mcp-py-client").display()
     );
     assert_eq!(said["client"], (false, client));
-    for fact in ["python", "environment"] {
-        assert_eq!(
-            said[fact],
-            (false, "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON".into())
-        );
-    }
+    let missing = "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON";
+    assert_eq!(said["python"], (false, missing.into()));
+    assert_eq!(said["environment"], (false, "none without a Python".into()));
     assert!(
         !said["saved"].0 && said["saved"].1.contains("interpreters.json can't be read and is left as it is: "),
         "{said:?}"

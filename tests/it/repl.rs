@@ -260,6 +260,19 @@ fn what_a_cell_prints_is_shown_while_it_runs() {
 }
 
 #[test]
+fn a_person_is_told_where_long_output_is_not_shown_as_it_comes() {
+    let (server, socket) = start();
+    let go = server.flag();
+    let code = format!("import os, time; print('x' * 30_000)\nwhile not os.path.exists({go:?}): time.sleep(0.01)");
+    let env = [("MCP_PY_SOCKET", socket.as_str())];
+    let mut terminal = Terminal::run(&server.folder().project(), &env, &["client", "-c", &code]);
+    terminal.expect("\n[mcp-py: the end of its output is shown when it ends; --full shows all as it comes]\n");
+    fs::write(&go, "").unwrap();
+    terminal.expect("OUTPUT TRUNCATED");
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
 fn ctrl_c_interrupts_the_cell_and_not_the_console() {
     let (mut server, mut terminal) = start_console();
     terminal.press("x = (\n");

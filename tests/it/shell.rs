@@ -498,7 +498,7 @@ fn wrong_usage_is_exit_2_and_a_line_that_names_the_word_and_nothing_runs() {
     let file = server.folder().path().join("x.py");
     fs::write(&file, "ran = 1").unwrap();
     let file = file.to_str().unwrap();
-    let file_and_reset = format!("{file} does not go with --reset");
+    let file_and_reset = format!("--reset and {file} are two things to do: give one of them");
     for (words, why) in [
         (&["--nonsense"][..], "unknown option --nonsense"),
         (&["--timout", "5", "-c", "ran = 1"], "unknown option --timout; did you mean --timeout?"),
@@ -515,18 +515,24 @@ fn wrong_usage_is_exit_2_and_a_line_that_names_the_word_and_nothing_runs() {
         (&["-t", "5m", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"5m\""),
         (&["-t", "-1", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"-1\""),
         (&["--timeout=", "-c", "ran = 1"], "-t takes seconds, such as 300, not \"\""),
-        (&["-c", "ran = 1", "-c", "ran = 1"], "-c does not go with -c"),
-        (&["--reset", "--list-vars"], "--list-vars does not go with --reset"),
-        (&["--reset", "-c", "ran = 1"], "-c does not go with --reset"),
+        (&["-c", "ran = 1", "-c", "ran = 1"], "-c and -c are two things to do: give one of them"),
+        (&["--reset", "--list-vars"], "--reset and --list-vars are two things to do: give one of them"),
+        (&["--reset", "-c", "ran = 1"], "--reset and -c are two things to do: give one of them"),
         (&["--reset", file], &file_and_reset),
-        (&["--save", "-c", "ran = 1"], "--save does not go with -c"),
-        (&["-c", "ran = 1", "--remove"], "--remove does not go with -c"),
-        (&["--restart"], "--restart does not go with code from stdin"),
-        (&["--wait", "-t", "5"], "-t does not go with --wait"),
-        (&["--wait", "--detach"], "--detach does not go with --wait"),
-        (&["--info", "-i", "v"], "-i does not go with --info"),
-        (&["--history", "--interpreter=v"], "--interpreter does not go with --history"),
-        (&["--interpreters", "--stdin"], "--stdin does not go with --interpreters"),
+        (&["--save", "-c", "ran = 1"], "--save goes with --add, not with -c"),
+        (&["-c", "ran = 1", "--remove"], "--remove goes with --stop, not with -c"),
+        (&["--restart"], "--restart goes with --reset, not with code from stdin"),
+        (&["--wait", "-t", "5"], "-t goes with -c or FILE, not with --wait"),
+        (&["--wait", "--detach"], "--detach goes with -c or FILE, not with --wait"),
+        (
+            &["--info", "-i", "v"],
+            "-i goes with -c or FILE or --wait or --interrupt or --reset or --list-vars, not with --info",
+        ),
+        (
+            &["--history", "--interpreter=v"],
+            "--interpreter goes with -c or FILE or --wait or --interrupt or --reset or --list-vars, not with --history",
+        ),
+        (&["--interpreters", "--stdin"], "--stdin goes with -c or FILE, not with --interpreters"),
         (&["--stdin"], "--stdin goes with FILE or -c: without these stdin is the code"),
         (&["--stdin", "-"], "--stdin goes with FILE or -c: without these stdin is the code"),
         (&["-c", " "], "no code: -c is blank"),

@@ -1133,10 +1133,10 @@ fn what_is_no_python_is_an_error_with_its_output_and_leaves_nothing() {
         ("/bin/cat".to_string(), vec!["cat:"]), // what cat says of the option -c
         (path("text"), vec!["/bin/text", "no program|Permission denied"]),
         (path("no-format"), vec!["no-format"]),
-        (path("garbage"), vec!["control socket"]),
-        (path("no-json"), vec!["control socket"]),
-        (path("done-at-once"), vec!["control socket"]),
-        (path("endless"), vec!["control socket"]), // a frame has 4 MiB at most
+        (path("garbage"), vec!["broke the protocol"]),
+        (path("no-json"), vec!["broke the protocol"]),
+        (path("done-at-once"), vec!["broke the protocol"]),
+        (path("endless"), vec!["broke the protocol"]), // a frame has 4 MiB at most
         (path("loud"), vec!["code 7", "this goes out", "this goes wrong"]),
         (path("killed"), vec!["SIGKILL"]),
         (path("missing"), vec!["missing", "No such file"]),
@@ -1163,7 +1163,7 @@ fn a_python_that_hangs_is_given_up_and_leaves_nothing() {
         &mut server,
         "add_interpreter",
         adding,
-        &["it took longer than 1 s to start; MCP_PY_START_TIMEOUT allows more"],
+        &["it took longer than 1 s to start; a larger MCP_PY_START_TIMEOUT gives it more time"],
     );
     assert!(mark.exists());
     expect_nothing_but_the_server(&mut server);

@@ -23,7 +23,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const PICTURE: &str = "class Picture:\n    def _repr_png_(self): return b'\\x89PNG picture'\n";
 const GOES_ON: &str = "goes on by itself; wait shows the rest, interrupt stops it]";
 const NOT_STOPPED: &str = "but it has not stopped: it is in code that does not heed interrupts, such as a long call \
-    into C. Its variables are there when it ends; reset with restart=true ends the process and loses them";
+    into C or an `except` that takes KeyboardInterrupt. Its variables are there when it ends; reset with restart=true \
+    (in a shell, --reset --restart) ends the process and loses them";
 
 // ---- tools for the tests -------------------------------------------------------------------------------------------
 
@@ -802,6 +803,46 @@ fn a_wait_that_came_second_gets_the_rest_when_the_first_call_has_ended() {
 }
 
 #[test]
+fn a_call_is_told_where_the_client_got_the_answer_of_its_cell() {
+    let (mut server, socket) = start_with_bridge();
+    for has_ended in [false, true] {
+        let go = detach(&mut server, "print('all of it')");
+        if has_ended {
+            release(&go);
+            until_idle(&mut server);
+        }
+        let follower = client(&socket, &["--wait"]).spawn().unwrap();
+        release(&go);
+        let (exit, out, err) = said(follower);
+        assert!(exit == 0 && out == "all of it\n", "{exit} {out:?} {err:?}");
+        let told = wait(&mut server);
+        let number = if has_ended { 3 } else { 2 };
+        let gone = format!("cell {number} ended TIME ago, its answer went to mcp-py-client");
+        expect(&mut server, &told, &format!("[mcp-py: nothing runs; {gone}]"));
+    }
+}
+
+#[test]
+fn a_client_that_waits_beside_the_cells_own_call_is_told_so_at_once() {
+    let (mut server, socket) = start_with_bridge();
+    let (begun, go) = (server.flag(), server.flag());
+    let cell = server.start_exec(&format!("mark({begun:?})\nuntil({go:?})\n'mine'"));
+    server.expect_file(&begun);
+    let mut follower = BufReader::new(connect(&socket, "/wait", &json!({"stream": true})));
+    let mut line = String::new();
+    while !line.contains("note") {
+        line.clear();
+        assert_ne!(follower.read_line(&mut line).expect("an event within the deadline"), 0, "no note came");
+    }
+    for words in ["[mcp-py: cell 2 still runs: ", "its output goes to another call]"] {
+        assert!(line.contains(words), "{line}");
+    }
+    release(&go);
+    let told = server.wait(cell);
+    expect(&mut server, &told, "'mine'");
+}
+
+#[test]
 fn a_wait_that_is_cancelled_ends_alone_and_loses_nothing() {
     let mut server = start();
     let go = detach(&mut server, "print('two')\n'end'");
@@ -1305,6 +1346,7 @@ fn a_restart_ends_what_runs_and_fails_what_waits_and_what_comes_behind_it_runs()
     let told = server.wait(cell);
     assert!(told.text.starts_with("so far\n[mcp-py: "), "{}", told.text);
     expect_error(&mut server, &told, &["variables are gone"]);
+    assert!(!told.text.contains("before this cell"), "told twice: {}", told.text);
     let told = server.wait(queued);
     assert!(told.is_error && told.text.starts_with("not run: "), "{told:?}");
     let answer = answer_of(theirs).1;
@@ -1490,7 +1532,7 @@ fn execute_of_the_bridge_takes_wait_and_its_wait_answers_as_execute_does() {
     expect_answer(
         &ask(&socket, "/wait", &json!({})),
         0,
-        "[mcp-py: nothing runs; cell 2 ended TIME ago, its answer was given]",
+        "[mcp-py: nothing runs; cell 2 ended TIME ago, its answer went to mcp-py-client]",
     );
     for (number, (code, exit, word)) in
         [("1/0", 1, "ZeroDivisionError"), ("exit(7)", 7, "SystemExit: 7"), ("os._exit(1)", 137, "exited with code 1")]
@@ -1883,7 +1925,7 @@ fn with_mcp_py_history_each_session_leaves_a_file_of_its_own() {
 #[test]
 fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
     let mut server = Server::with(|builder| builder.env("MCP_PY_HISTORY", "/dev/null/history"));
-    let why = "the history is not written any more: MCP_PY_HISTORY /dev/null/history: Not a directory (os error 20)";
+    let why = "the history is not written any more: MCP_PY_HISTORY must be a folder that you can write to: /dev/null/history: Not a directory (os error 20)";
     check(&mut server, "0 + 1", &format!("[mcp-py: {why}]\n1"));
     check(&mut server, "1 + 1", "2");
     server.expect_stderr("/dev/null/history");
