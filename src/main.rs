@@ -232,7 +232,7 @@ const TIMEOUT: Setting = Setting {
 const WAIT: Setting = Setting {
     name: "MCP_PY_WAIT",
     default: "what the host allows",
-    means: "the seconds a call waits for its cell, such as 50, or none for no limit",
+    means: "the seconds a call waits for its cell, such as 50, or the word none for no limit",
     can_be: |value| value == "none" || is_seconds(value),
 };
 const START_TIMEOUT: Setting = Setting {
@@ -1807,7 +1807,8 @@ impl Server {
         let rule = "an interpreter's name has 1 to 64 characters of A-Z a-z 0-9 . _ -";
         ensure(is_name, || format!("{rule}, and is not {BUILTIN:?}: got {name:?}"))?;
         if let (true, Some(why)) = (save, known.unreadable.take()) {
-            return Err(why); // what can't be read can't be written: that is said before the start
+            // What can't be read can't be written: that is said before the start.
+            return Err(format!("interpreter {name:?} was not added: {why}"));
         }
         let live = self.interpreters.get(&name);
         let ran = live.is_some_and(Interpreter::runs);
@@ -1879,7 +1880,9 @@ impl Server {
         let hint = match (ran && changed, save) {
             (false, _) => "",
             (true, true) => "; what is given holds from its next start",
-            (true, false) => "; its other settings stay as they are: stop it first, or save new ones with save=true",
+            (true, false) => {
+                "; its settings stay as they were: stop it and add it again, or save new ones for its next start"
+            }
         };
         let mut shown = interpreter.describe();
         shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
@@ -1908,7 +1911,9 @@ impl Server {
             (None, None) => return Err(self.unknown_interpreter(&name, known)),
         };
         ensure(!remove || source != Source::Discovered, || {
-            format!("interpreter {name:?} was found in the project or is active, not saved: there is nothing to remove")
+            format!(
+                "interpreter {name:?} is not saved but found, in the project or as active: there is nothing to remove"
+            )
         })?;
         let what = if ran { "stopped" } else { "was not running" };
         let became = match source {
@@ -2384,7 +2389,7 @@ impl Interpreter {
             let whose = if door == 0 { "execute" } else { "client" };
             front.files.record_start(&title, &self.name, whose, code);
             if let Some(why) = front.files.history.trouble.take() {
-                front.notice(format!("the history is not written any more: {why}"));
+                front.notice(format!("the history can't be written: {why}"));
             }
         }
         let running = RunningCell::new(cell, number, title, door);
@@ -2538,7 +2543,8 @@ impl Interpreter {
         if let Some(door) = told_at {
             self.drop_restart_notice(door);
         }
-        self.tell_end(cell, CellEnd { error: None, exit: EXIT_DIED, notes: vec![died] }, front);
+        let next = if was_to_end { "" } else { "; the next cell starts a new process" };
+        self.tell_end(cell, CellEnd { error: None, exit: EXIT_DIED, notes: vec![died + next] }, front);
         for door in [0, 1] {
             if was_to_end || told_at == Some(door) {
                 continue; // that was announced, or has just been told
@@ -2554,7 +2560,7 @@ impl Interpreter {
     /// said nothing.
     fn start_failed(&mut self, cause: &str, hint: &str, end: CellEnd, front: &mut Frontend) {
         let printed = mem::take(&mut self.between).make_answer(end, &mut front.files).text();
-        let hint = if printed.is_empty() { hint } else { "" };
+        let hint = if printed.is_empty() { hint } else { ":" };
         let why = format!("interpreter {:?} did not start: {cause}{hint}\n{printed}", self.name);
         self.fail_waiting(why.trim_end(), front);
     }
@@ -2651,8 +2657,8 @@ const NOT_STOPPED: &str = "but it has not stopped: it is in code that does not h
     (in a shell, --reset --restart) ends the process and loses them";
 
 /// Why a process is ended that sends what our worker does not.
-const NOT_OURS: &str = "it broke the protocol between mcp-py and its worker: is it a Python, or did code write to a \
-    descriptor that it had not opened?";
+const NOT_OURS: &str = "what runs there broke the protocol between mcp-py and its worker: is it a Python, or did code \
+    write to a descriptor that it had not opened?";
 
 impl RunningCell {
     fn new(cell: Cell, number: Option<u64>, title: String, door: usize) -> RunningCell {
@@ -2900,7 +2906,7 @@ impl Worker {
         let starts_by = start_limit.map(|limit| self.started.0 + limit);
         let slow = start_limit.map(|limit| {
             let limit = limit.as_secs_f64();
-            format!("it took longer than {limit} s to start; a larger MCP_PY_START_TIMEOUT gives it more time")
+            format!("it took longer than {limit} s to start; MCP_PY_START_TIMEOUT of the server can give it more")
         });
         // A startup script has no state yet that could be lost.
         let script = self.stage.cell().filter(|cell| cell.key == STARTUP_SCRIPT);
@@ -3265,7 +3271,7 @@ impl Interpreter {
         let title = &cell.title;
         let runs_for = span(now - cell.since);
         if let Some(place) = self.waiting.iter().position(|cell| cell.key == key) {
-            let code = if cell.code.is_empty() { String::new() } else { format!(" ({})", cell.code) };
+            let code = if cell.code.is_empty() { String::new() } else { format!(" (`{}`)", cell.code) };
             let is_restart = matches!(self.waiting[place].request, Request::Restarted);
             let what = if is_restart { "restarted, but not ready yet" } else { "not run" };
             let dashes = dashes(front.door(key));
@@ -4691,7 +4697,10 @@ fn load_saved() -> Result<SavedFile, String> {
     };
     let bytes = match read_limited(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => br#"{"discover_jetbrains": true}"#.into(),
-        Err(error) => return Err(unreadable(&error)),
+        Err(error) => {
+            let path = path.display();
+            return Err(format!("{path} can't be read and is left as it is: {error}; HOME names its folder"));
+        }
         Ok(bytes) if bytes.len() as u64 == SAVED_BYTES_MAX => return Err(unreadable(&"it has 8 MiB or more")),
         Ok(bytes) => bytes,
     };
@@ -5570,10 +5579,11 @@ fn utf8(what: &str, bytes: Vec<u8>) -> Result<String, ClientError> {
 /// Has the session's server do it, and prints the answer; returns the exit code. `words` are those of the order.
 fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     let given = SOCKET.given().and_then(|path| path.into_string().ok());
-    let without = "without MCP_PY_SOCKET the session of this shell is taken";
     let found = match (order.socket.filter(|path| !path.is_empty()), given) {
         (Some(path), _) => connect(&path),
-        (None, Some(path)) => connect(&path).map_err(|why| format!("{why} ({without})")),
+        (None, Some(path)) => {
+            connect(&path).map_err(|why| format!("MCP_PY_SOCKET {why} (unset it to use the session of this shell)"))
+        }
         (None, None) => find_session(),
     };
     let Session { path, server, pid } = found.map_err(failed)?;
@@ -6201,7 +6211,8 @@ fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
 }
 
 fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
-    let advice = "remove it (the Python original by `uv tool uninstall python-interpreter-mcp`) and install again";
+    let advice =
+        "remove it (if it is the Python package python-interpreter-mcp, by `uv tool uninstall`) and install again";
     let is_free = is_ours || fs::symlink_metadata(path).is_err();
     ensure(is_free, || format!("{} exists, and mcp-py did not make it: {advice}", path.display()))
 }
@@ -6321,7 +6332,12 @@ fn doctor() -> (String, bool) {
         ("server", find_role("mcp-py-server", &own)),
         ("client", find_role("mcp-py-client", &own)),
         ("python", builtin.clone().map(|(python, _)| python)),
-        ("environment", builtin.map(|(_, environment)| environment).map_err(|_| "none without a Python".into())),
+        (
+            "environment",
+            builtin
+                .map(|(_, environment)| environment)
+                .map_err(|_| "not looked for without a Python that works".into()),
+        ),
         ("installer", find_installer([builtin_python, base.ok()])),
         ("ps", find_ps(&processes)),
         ("lsof", Ok(find_optional("lsof"))),
@@ -6366,7 +6382,11 @@ fn find_environment(base: &Path) -> Result<(String, String), String> {
     let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
     match text.split_once('\0') {
         Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
-        None => Err(format!("{} does not work as a Python: it printed {:?}", base.display(), last_lines(&text))),
+        None => Err(format!(
+            "{} does not work as a Python: it printed {:?}; MCP_PY_PYTHON, else PATH, names it",
+            base.display(),
+            last_lines(&text)
+        )),
     }
 }
 
@@ -6744,7 +6764,8 @@ mod rpc {
     }
 
     pub fn no_object() -> Message {
-        let why = "a message must be a JSON object (in protocol version 2025-03-26, or an array of 1 to 2,000 of them)";
+        let why =
+            "a message must be a JSON object (or, in protocol version 2025-03-26, an array of 1 to 2,000 of them)";
         invalid(None, why)
     }
 

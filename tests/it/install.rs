@@ -298,6 +298,13 @@ fn doctor_is_content_after_an_install() {
     assert_eq!(said["installer"], (true, folder.bin().join("uv").display().to_string()));
     assert!(said["environment"].1.contains("/env-3."), "{said:?}");
     assert!(!said["environment"].1.contains("will be made"), "the trial made it: {said:?}");
+    // Without uv the pip of the environment counts: a shell of a cell may have put it there.
+    fs::remove_file(folder.bin().join("uv")).unwrap();
+    let of_environment = Path::new(&said["environment"].1).join("bin/python");
+    fs::remove_file(&of_environment).unwrap();
+    write_executable(&of_environment, b"#!/bin/sh\necho pip 99 of the environment\n");
+    let said = facts(&command.output().unwrap());
+    assert_eq!(said["installer"], (true, "pip 99 of the environment".into()));
 }
 
 /// What doctor says of the settings, a line each, in an environment that has these.
@@ -384,7 +391,7 @@ fn doctor_in_a_broken_home_says_the_truth() {
     assert_eq!(said["client"], (false, client));
     let missing = "there is no python3 on PATH: install Python 3.8 or newer, or name one in MCP_PY_PYTHON";
     assert_eq!(said["python"], (false, missing.into()));
-    assert_eq!(said["environment"], (false, "none without a Python".into()));
+    assert_eq!(said["environment"], (false, "not looked for without a Python that works".into()));
     assert!(
         !said["saved"].0 && said["saved"].1.contains("interpreters.json can't be read and is left as it is: "),
         "{said:?}"

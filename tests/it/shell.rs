@@ -447,8 +447,9 @@ fn text_without_an_end_is_shown_at_once_and_a_terminal_gets_every_byte() {
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 12]).expect("what is printed before the end of its line");
     File::create(&go).unwrap();
     expect(said(child), 0, "done\n", "");
-    let script = "import os, pty, subprocess, sys\nours, theirs = pty.openpty()\n\
-                  subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs)\nprint(os.read(ours, 99))";
+    let script = "import os, pty, signal, subprocess, sys\nours, theirs = pty.openpty()\nsignal.alarm(60)\n\
+                  subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs)\nshown = b''\n\
+                  while not shown.endswith(b'\\n'): shown += os.read(ours, 99)\nprint(shown)";
     let mut command = Command::new(python());
     command.args(["-c", script]).arg(binary()).args(["client", "--socket", &socket, "-c", "print('a\\rb\\rc')"]);
     assert_eq!(text(&command.output().unwrap().stdout), "b'a\\rb\\rc\\r\\n'\n");
@@ -668,7 +669,7 @@ fn a_full_disk_and_a_server_that_dies_are_failures_in_words() {
     assert!(code == 125 && err.starts_with("mcp-py-client: the connection ended"), "{code} {err}");
     server.wait_exit(DEADLINE); // until then its listener may still be open
     let (code, _, err) = run(&socket, &["-c", "1"]);
-    assert!(code == 125 && err.starts_with(&format!("mcp-py-client: {socket}: ")), "{code} {err}");
+    assert!(code == 125 && err.starts_with(&format!("mcp-py-client: MCP_PY_SOCKET {socket}: ")), "{code} {err}");
 }
 
 #[test]

@@ -1050,7 +1050,7 @@ fn settings_saved_for_a_running_one_hold_from_its_next_start() {
     let pid = pid_of(&add(&mut server, adding));
     let mut given = json!({"name": "x", "python_path": python(), "startup_script": "word = 'new'"});
     let text = add(&mut server, given.clone())["message"].to_string();
-    assert!(text.contains("already") && text.contains("settings stay as they are"), "{text}");
+    assert!(text.contains("already") && text.contains("settings stay as they were"), "{text}");
     given["save"] = json!(true);
     let text = add(&mut server, given)["message"].to_string();
     assert!(text.contains("is saved") && text.contains("next start"), "{text}");
@@ -1163,7 +1163,7 @@ fn a_python_that_hangs_is_given_up_and_leaves_nothing() {
         &mut server,
         "add_interpreter",
         adding,
-        &["it took longer than 1 s to start; a larger MCP_PY_START_TIMEOUT gives it more time"],
+        &["it took longer than 1 s to start; MCP_PY_START_TIMEOUT of the server can give it more"],
     );
     assert!(mark.exists());
     expect_nothing_but_the_server(&mut server);

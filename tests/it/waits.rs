@@ -1925,7 +1925,9 @@ fn with_mcp_py_history_each_session_leaves_a_file_of_its_own() {
 #[test]
 fn a_history_that_can_not_be_written_is_said_once_and_cells_go_on() {
     let mut server = Server::with(|builder| builder.env("MCP_PY_HISTORY", "/dev/null/history"));
-    let why = "the history is not written any more: MCP_PY_HISTORY must be a folder that you can write to: /dev/null/history: Not a directory (os error 20)";
+    let why =
+        "the history can't be written: MCP_PY_HISTORY must be a folder that you can write to: /dev/null/history: \
+               Not a directory (os error 20)";
     check(&mut server, "0 + 1", &format!("[mcp-py: {why}]\n1"));
     check(&mut server, "1 + 1", "2");
     server.expect_stderr("/dev/null/history");
@@ -1940,7 +1942,7 @@ fn the_history_keeps_at_most_64_mib() {
     for _ in 0..4 {
         assert_eq!(server.ok(&long), "'ran'");
     }
-    let full = "[mcp-py: the history is not written any more: the history holds its first 64 MiB]\n'ran'";
+    let full = "[mcp-py: the history can't be written: the history holds its first 64 MiB]\n'ran'";
     assert_eq!(server.ok(&long), full);
     assert_eq!(server.ok(&long), "'ran'");
     let size = fs::metadata(history_path(&mut server).expect("a path")).unwrap().len();
