@@ -300,9 +300,12 @@ fn doctor_is_content_after_an_install() {
     assert!(!said["environment"].1.contains("will be made"), "the trial made it: {said:?}");
     // Without uv the pip of the environment counts: a shell of a cell may have put it there.
     fs::remove_file(folder.bin().join("uv")).unwrap();
-    let of_environment = Path::new(&said["environment"].1).join("bin/python");
-    fs::remove_file(&of_environment).unwrap();
-    write_executable(&of_environment, b"#!/bin/sh\necho pip 99 of the environment\n");
+    let lib = Path::new(&said["environment"].1).join("lib");
+    let of_version = fs::read_dir(lib).unwrap().next().expect("that of its version").unwrap().path();
+    let pip = of_version.join("site-packages/pip");
+    fs::create_dir(&pip).unwrap();
+    fs::write(pip.join("__init__.py"), "").unwrap();
+    fs::write(pip.join("__main__.py"), "print('pip 99 of the environment')").unwrap();
     let said = facts(&command.output().unwrap());
     assert_eq!(said["installer"], (true, "pip 99 of the environment".into()));
 }
