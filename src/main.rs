@@ -2765,10 +2765,6 @@ impl RunningCell {
         }
     }
 
-    fn how_it_runs_for_others(&self) -> String {
-        format!("{} still runs: {}; its output goes to another call", self.title, span(self.since.elapsed()))
-    }
-
     /// What there is to say of it while it runs.
     fn how_it_runs(&self, now: Instant) -> String {
         let silence = now - self.new_at;
@@ -3185,7 +3181,11 @@ impl Interpreter {
         if cell.readers.len() == 1 {
             self.send_backlog_to_reader(front);
         } else if let Some((events, peer)) = front.events(Some(key)) {
-            events.send_note(peer, &cell.how_it_runs_for_others());
+            let runs_for = span(cell.since.elapsed());
+            events.send_note(
+                peer,
+                &format!("{} runs, for {runs_for} so far; its output goes to another call", cell.title),
+            );
         }
         if is_interrupted && is_stuck {
             self.answer_not_stopped(key, front);
@@ -3293,7 +3293,7 @@ impl Interpreter {
         } else if is_first {
             cell.how_it_runs(now)
         } else {
-            cell.how_it_runs_for_others()
+            format!("{title} still runs: {runs_for}; its output goes to another call")
         };
         self.answer_reader(key, CellEnd { notes: vec![note], ..CellEnd::default() }, front);
     }

@@ -834,7 +834,7 @@ fn a_client_that_waits_beside_the_cells_own_call_is_told_so_at_once() {
         line.clear();
         assert_ne!(follower.read_line(&mut line).expect("an event within the deadline"), 0, "no note came");
     }
-    for words in ["[mcp-py: cell 2 still runs: ", "its output goes to another call]"] {
+    for words in ["[mcp-py: cell 2 runs, for ", "its output goes to another call]"] {
         assert!(line.contains(words), "{line}");
     }
     release(&go);
