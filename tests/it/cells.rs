@@ -4,7 +4,7 @@
 //!
 //! Code in these tests is indented like the Rust around it; `py` takes the indentation off.
 
-use crate::client::{is_on_macos, python, Folder, Server, ToolResult};
+use crate::client::{is_on_macos, python, Folder, Server, ToolResult, DEADLINE};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
@@ -316,6 +316,13 @@ fn multiprocessing_works_by_fork_and_says_why_it_cannot_by_spawn() {
         ",
         "[0, 2, 4]",
     );
+    end_and_free(&mut server);
+}
+
+/// The end of a session in which multiprocessing has semaphores: a killed one would leave them in /dev/shm.
+fn end_and_free(server: &mut Server) {
+    server.close_stdin();
+    assert!(server.wait_exit(DEADLINE).success());
 }
 
 #[test]
@@ -1079,4 +1086,5 @@ fn a_pool_that_never_returns_says_why_while_it_runs() {
     server.recv_until(says_why);
     server.cancel(call);
     assert_eq!(server.ok("'free'").lines().last(), Some("'free'"));
+    end_and_free(&mut server);
 }
