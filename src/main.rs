@@ -151,6 +151,7 @@ const NOTES_MAX: usize = 128; // of a cell while it runs, about figures and inst
 const NOTICES_MAX: usize = 8; // about earlier cells and processes, in one answer: the last ones
 const CODE_SHOWN_CHARS: usize = 80; // of a running cell's first line
 const LINE_BYTES_HELD: usize = 64 << 10; // of a line that may yet be written over; more is shown as it is
+const ERASE_LINE: &[u8] = b"\x1b[2K"; // ECMA-48, 8.3.41
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 const HEAD_BYTES: usize = 4 * TEXT_CHARS_MAX; // of a stream in memory; longer output goes to a file
 const TAIL_BYTES: usize = 4 * (TAIL_CHARS + 1); // and a character cut in two
@@ -3438,19 +3439,19 @@ struct Spool {
     trouble: Option<String>, // what to say of it besides its path
 }
 
-/// What came on one of the three, without its middle.
+/// What came on one of the three and is to be shown, without its middle.
 #[derive(Default)]
 struct HeadAndTail {
-    kept: Vec<u8>, // the first HEAD_BYTES and at least the last TAIL_BYTES
-    chars: u64,    // Unicode scalar values of the whole
-    has_gap: bool, // between the two
+    kept: Vec<u8>,     // the first HEAD_BYTES and at least the last TAIL_BYTES of the lines that are complete
+    line: Overwritten, // the last one
+    chars: u64,        // Unicode scalar values of all that came
+    has_gap: bool,     // between the two
 }
 
 impl HeadAndTail {
     fn take(&mut self, bytes: &[u8]) {
-        let is_continuation = |byte: u8| byte & 0xc0 == 0x80; // the second byte of a character in UTF-8, or a later one
-        self.chars += bytes.iter().filter(|byte| !is_continuation(**byte)).count() as u64;
-        self.kept.extend_from_slice(bytes);
+        self.chars += count_chars(bytes);
+        self.line.take(bytes, &mut self.kept);
         if self.kept.len() > HEAD_BYTES + 4 * TAIL_BYTES {
             self.kept.drain(HEAD_BYTES..self.kept.len() - TAIL_BYTES);
             self.has_gap = true;
@@ -3458,23 +3459,171 @@ impl HeadAndTail {
     }
 
     fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.kept.is_empty() && self.line.rest().is_empty()
+    }
+
+    /// How many characters there are to show, with those in the gap.
+    fn shown_chars(&self) -> u64 {
+        self.line.chars_given_out + count_chars(&self.line.rest())
     }
 
     /// Takes out the bytes at the end that begin a character which is not complete.
     fn split_cut_character(&mut self) -> Vec<u8> {
-        let cut = self.kept.split_off(self.kept.len() - cut_character(&self.kept));
+        let end = if self.line.line.is_empty() { &mut self.kept } else { &mut self.line.line };
+        let cut = end.split_off(end.len() - cut_character(end));
         self.chars -= u64::from(!cut.is_empty());
         cut
     }
 
-    /// What is kept, without its last newline.
+    /// The end of it as text: so many bytes and the last line.
+    fn end(&self, bytes: usize) -> String {
+        let kept = &self.kept[self.kept.len().saturating_sub(bytes)..];
+        String::from_utf8_lossy(&[kept, &self.line.rest()].concat()).into_owned()
+    }
+
+    /// What is to be shown, without the middle.
+    fn shown(&self) -> Vec<u8> {
+        [&self.kept[..], &self.line.rest()].concat()
+    }
+
+    /// The same as text, without its last newline.
     fn text(&self) -> Option<String> {
         if self.is_empty() {
             return None;
         }
-        Some(escaped(self.kept.strip_suffix(b"\n").unwrap_or(&self.kept)))
+        let shown = self.shown();
+        Some(escaped(shown.strip_suffix(b"\n").unwrap_or(&shown)))
     }
+}
+
+/// How many Unicode scalar values begin in these bytes of UTF-8.
+fn count_chars(bytes: &[u8]) -> u64 {
+    let is_continuation = |byte: u8| byte & 0xc0 == 0x80; // the second byte of a character, or a later one
+    bytes.iter().filter(|byte| !is_continuation(**byte)).count() as u64
+}
+
+/// What a terminal would show of lines that are written over, as progress bars do, behind carriage returns or by moving
+/// the cursor up: only what stood last. Text comes in pieces of any size. A line that is not there any more to be taken
+/// back stays; what replaces it goes on a new line.
+#[derive(Default)]
+struct Overwritten {
+    line: Vec<u8>,        // what stands on the cursor's line and was not given out
+    below: Vec<u8>,       // the lines below the cursor, each with its newline
+    is_given_out: bool,   // the beginning of the line was
+    has_returned: bool,   // the cursor is at the line's beginning: what follows is written over it
+    has_moved: bool,      // it came there from another line, and not by a carriage return
+    is_rewritten: bool,   // it was there before
+    chars_given_out: u64, // in all, without those that were taken back
+}
+
+impl Overwritten {
+    /// Takes a piece; gives out the lines that it completes, and may take back those at the end of `shown`.
+    fn take(&mut self, text: &[u8], shown: &mut Vec<u8>) {
+        let mut counted = shown.len(); // the characters of what stands before this are in `chars_given_out`
+        for part in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r' | b'A' | b'K')) {
+            let written = part.strip_suffix(b"\n").or(part.strip_suffix(b"\r")).unwrap_or(part);
+            if self.has_returned && !written.is_empty() && !is_sequence(written) {
+                self.has_returned = false;
+                self.line.clear();
+                if mem::take(&mut self.is_given_out) {
+                    shown.push(b'\n');
+                }
+            }
+            self.line.extend_from_slice(written);
+            if part.ends_with(b"\r") {
+                self.return_to_beginning(false);
+            } else if part.ends_with(b"\n") {
+                self.end_line(shown);
+            } else if self.line.ends_with(ERASE_LINE) {
+                self.line.clear();
+            } else if let Some((rows, start)) = cursor_up(&self.line) {
+                self.line.truncate(start);
+                self.go_up(rows, shown, &mut counted);
+            } else if self.line.len() > LINE_BYTES_HELD {
+                shown.append(&mut self.line);
+                self.is_given_out = true;
+            }
+        }
+        self.chars_given_out += count_chars(&shown[counted..]);
+    }
+
+    fn return_to_beginning(&mut self, has_moved: bool) {
+        self.has_moved = has_moved;
+        self.has_returned = true;
+        self.is_rewritten = true;
+    }
+
+    /// Gives out the line; the next one below becomes the cursor's.
+    fn end_line(&mut self, shown: &mut Vec<u8>) {
+        shown.append(&mut self.line);
+        shown.extend_from_slice(if self.has_returned && !self.has_moved { b"\r\n" } else { b"\n" });
+        self.is_given_out = false;
+        self.has_returned = false;
+        self.is_rewritten = false;
+        if let Some(end) = self.below.iter().position(|byte| *byte == b'\n') {
+            let rest = self.below.split_off(end + 1);
+            self.line = mem::replace(&mut self.below, rest);
+            self.line.pop();
+            self.return_to_beginning(true);
+        }
+    }
+
+    /// Takes back so many lines, as far as they are there and can be held.
+    fn go_up(&mut self, rows: usize, shown: &mut Vec<u8>, counted: &mut usize) {
+        for _ in 0..rows {
+            let Some(lines) = shown.strip_suffix(b"\n") else { break };
+            if self.below.len() > LINE_BYTES_HELD {
+                break;
+            }
+            let start = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            if start < *counted {
+                self.chars_given_out -= count_chars(&shown[start..*counted]);
+                *counted = start;
+            }
+            self.line.push(b'\n');
+            self.below.splice(..0, mem::replace(&mut self.line, shown.split_off(start)));
+            self.line.pop();
+        }
+        self.return_to_beginning(true);
+    }
+
+    /// Gives out the beginning of a line in which nothing was written over yet, for who watches.
+    fn take_open_line(&mut self) -> Vec<u8> {
+        if self.is_rewritten || self.line.is_empty() {
+            return Vec::new();
+        }
+        self.is_given_out = true;
+        mem::take(&mut self.line)
+    }
+
+    /// The cursor's line and those below it.
+    fn rest(&self) -> Vec<u8> {
+        match self.below.trim_ascii_end() {
+            [] => self.line.clone(), // bars that were removed leave empty lines
+            below => [&self.line, &b"\n"[..], below].concat(),
+        }
+    }
+
+    /// Gives out what stands there, where no more text comes.
+    fn end(&mut self) -> Vec<u8> {
+        mem::take(self).rest()
+    }
+}
+
+/// How many lines up the cursor goes by the escape sequence at the end of a text, and where that begins (ECMA-48,
+/// 8.3.22).
+fn cursor_up(text: &[u8]) -> Option<(usize, usize)> {
+    let number = text.strip_suffix(b"A")?;
+    let start = number.iter().rposition(|byte| !byte.is_ascii_digit())?.checked_sub(1)?;
+    let rows = std::str::from_utf8(number[start..].strip_prefix(b"\x1b[")?).ok()?;
+    Some((rows.parse().unwrap_or(1), start))
+}
+
+/// Whether this is one escape sequence that erases nothing, such as a reset of colours.
+fn is_sequence(text: &[u8]) -> bool {
+    let Some(rest) = text.strip_prefix(b"\x1b[") else { return false };
+    let end = rest.iter().position(u8::is_ascii_alphabetic);
+    end.is_some_and(|at| at + 1 == rest.len()) && !text.ends_with(b"J") && !text.ends_with(b"K")
 }
 
 /// Bytes as text: those that are not UTF-8 become escapes.
@@ -3556,14 +3705,16 @@ impl Output {
         if self.has_hint {
             return false;
         }
-        let kept = &self.streams[STDERR].kept;
-        let end = &kept[kept.len().saturating_sub(NOTE_CHARS_MAX)..];
-        self.has_hint = is_spawn_error(&String::from_utf8_lossy(end));
+        self.has_hint = is_spawn_error(&self.streams[STDERR].end(NOTE_CHARS_MAX));
         self.has_hint
     }
 
     fn chars(&self) -> u64 {
         self.streams.iter().map(|stream| stream.chars).sum()
+    }
+
+    fn shown_chars(&self) -> u64 {
+        self.streams.iter().map(HeadAndTail::shown_chars).sum()
     }
 
     fn is_empty(&self) -> bool {
@@ -3608,8 +3759,7 @@ impl Output {
         if self.has_hint {
             return SPAWN_HINT.to_owned();
         }
-        let kept = &self.streams[self.last].kept;
-        let text = String::from_utf8_lossy(&kept[kept.len().saturating_sub(4 * PROGRESS_MESSAGE_CHARS)..]);
+        let text = self.streams[self.last].end(4 * PROGRESS_MESSAGE_CHARS);
         let line = text.rsplit(['\n', '\r']).map(str::trim).find(|line| !line.is_empty());
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
@@ -3629,8 +3779,9 @@ impl Output {
         if shown > TEXT_CHARS_MAX {
             // A stream that has lost its middle has kept more than HEAD_CHARS and TAIL_CHARS, so what was
             // dropped lies within what is cut out here. Bytes that are not UTF-8 count as their escapes.
+            let left_out = self.shown_chars().max(shown as u64) - TEXT_CHARS_MAX as u64;
+            let left_out = grouped(left_out);
             let chars = self.chars().max(shown as u64);
-            let left_out = grouped(chars - TEXT_CHARS_MAX as u64);
             let head = first_chars(&all, HEAD_CHARS);
             let tail = last_chars(&all, TAIL_CHARS);
             printed = vec![format!("{head}\n[mcp-py: … {left_out} characters left out …]\n{tail}\n")];
@@ -3649,7 +3800,7 @@ impl Output {
     /// file, where it is long or `has_file`.
     fn as_note(&mut self, title: &str, has_file: bool, files: &mut OutputFiles) -> Option<String> {
         let mut text = self.streams.iter().filter_map(HeadAndTail::text).collect::<Vec<_>>().join("\n");
-        let chars = self.chars().max(text.chars().count() as u64);
+        let chars = self.shown_chars().max(text.chars().count() as u64);
         let chars_max = NOTE_CHARS_MAX / 2;
         let is_long = chars > chars_max as u64;
         let mut lead = title.to_owned();
@@ -5192,12 +5343,12 @@ impl Frontend {
         let Some((events, peer)) = self.events(key) else { return };
         events.begin(peer);
         for stream in [STDOUT, STDERR] {
-            events.send_output(peer, stream, &output.streams[stream].kept);
+            events.send_output(peer, stream, &output.streams[stream].shown());
         }
         for note in notes {
             events.send_note(peer, &note);
         }
-        let result = &output.streams[RESULT].kept;
+        let result = &output.streams[RESULT].shown();
         if result.len() > HEAD_BYTES {
             events.send_result(peer, &String::from_utf8_lossy(result));
         }
@@ -5735,14 +5886,16 @@ impl Printer {
     /// Prints output, but for what may yet be written over.
     fn output(&mut self, to: usize, text: &str) -> io::Result<()> {
         let Some(fold) = &mut self.folds[to] else { return self.print_or_hold(to, text) };
-        let shown = fold.take(text) + &fold.take_open_line();
-        self.print_or_hold(to, &shown)
+        let mut shown = Vec::new();
+        fold.take(text.as_bytes(), &mut shown);
+        shown.extend(fold.take_open_line());
+        self.print_or_hold(to, &String::from_utf8_lossy(&shown))
     }
 
     /// Prints what stands at the end of a stream's output.
     fn end_output(&mut self, to: usize) -> io::Result<()> {
-        let rest = self.folds[to].as_mut().map(Overwritten::end);
-        self.print_or_hold(to, &rest.unwrap_or_default())
+        let rest = self.folds[to].as_mut().map(Overwritten::end).unwrap_or_default();
+        self.print_or_hold(to, &String::from_utf8_lossy(&rest))
     }
 
     fn note(&mut self, text: &str) -> io::Result<()> {
@@ -5826,66 +5979,6 @@ impl Printer {
             None => self.is_within_line[STDOUT],
         }
     }
-}
-
-/// What a terminal would show of lines that are written over behind carriage returns, as progress bars do: only what
-/// stood last. Text comes in pieces of any size. What was printed can't be taken back: its replacement goes on a new
-/// line.
-#[derive(Default)]
-struct Overwritten {
-    line: String,       // what stands on the last line and was not given out
-    is_given_out: bool, // the beginning of the last line was
-    has_returned: bool, // its last character is a carriage return: what follows is written over it
-    is_rewritten: bool, // there was one in it
-}
-
-impl Overwritten {
-    /// Takes a piece; gives out the lines that it completes.
-    fn take(&mut self, text: &str) -> String {
-        let mut shown = String::new();
-        for part in text.split_inclusive(['\n', '\r']) {
-            let written = part.trim_end_matches(['\n', '\r']);
-            if self.has_returned && !written.is_empty() && !is_sequence(written) {
-                self.has_returned = false;
-                self.line.clear();
-                if mem::take(&mut self.is_given_out) {
-                    shown.push('\n');
-                }
-            }
-            self.line += written;
-            if part.ends_with('\r') {
-                self.has_returned = true;
-                self.is_rewritten = true;
-            } else if part.ends_with('\n') {
-                let end = if self.has_returned { "\r\n" } else { "\n" };
-                shown += &(self.end() + end);
-            } else if self.line.len() > LINE_BYTES_HELD {
-                shown += &mem::take(&mut self.line);
-                self.is_given_out = true;
-            }
-        }
-        shown
-    }
-
-    /// Gives out the beginning of a line in which nothing was written over yet, for who watches.
-    fn take_open_line(&mut self) -> String {
-        if self.is_rewritten || self.line.is_empty() {
-            return String::new();
-        }
-        self.is_given_out = true;
-        mem::take(&mut self.line)
-    }
-
-    /// Gives out what stands on the last line, where no more text comes.
-    fn end(&mut self) -> String {
-        mem::take(self).line
-    }
-}
-
-/// Whether this is one escape sequence that erases nothing, such as a reset of colours.
-fn is_sequence(text: &str) -> bool {
-    let end = text.strip_prefix("\x1b[").and_then(|rest| rest.find(|it: char| it.is_ascii_alphabetic()));
-    end.is_some_and(|at| at + 3 == text.len()) && !text.ends_with(['J', 'K'])
 }
 
 /// One request to the bridge, by HTTP/1.0, whose answers have no chunks: the JSON lines of its answer, as they come.

@@ -847,14 +847,16 @@ fn every_tool_has_properties_and_the_limit_of_a_time_is_the_one_that_is_checked(
 // ---- lines that are written over -----------------------------------------------------------------------------------
 
 /// What is given out of pieces, by a type that was made for this.
-fn given_out<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
+fn given_out<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut lines = Overwritten::default();
-    let mut shown = String::new();
+    let mut shown = Vec::new();
     for piece in pieces {
-        shown += &lines.take(piece);
+        lines.take(piece, &mut shown);
         assert!(lines.line.len() <= LINE_BYTES_HELD + piece.len(), "it keeps {} bytes", lines.line.len());
     }
-    shown + &lines.end()
+    assert_eq!(lines.chars_given_out, count_chars(&shown));
+    shown.extend(lines.end());
+    String::from_utf8(shown).expect("UTF-8, as it came")
 }
 
 #[test]
@@ -870,21 +872,31 @@ fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
         ("a\r\r\rb\r\n", "b\r\n"),
         ("long\r\r\n", "long\r\n"),
         ("é…\ré\n\u{2028}\r✓\n", "é\n✓\n"),
+        // Bars below each other, as tqdm moves between them.
+        ("\ra 0\n\rb 0\x1b[A\n\rb 1\x1b[A\ra 1\n\rb 0\x1b[A\n\n", "a 1\nb 0\n"),
+        ("\ra\n\rb\x1b[A\n\r  \r\x1b[A\ra 9", "a 9"),
+        ("é\nb\nc\x1b[2A\rx\n\n", "x\nb\nc"),
+        ("a\nb\n\x1b[9A\rx", "x\nb"),
+        ("\x1b[Aa A\x1b[12", "a A\x1b[12"),
+        ("a\nb\r\x1b[2K\x1b[1A\x1b[2Kc\n", "c\n"),
+        ("\x1b[31mA\x1b[0m\x1b[3xA", "\x1b[31mA\x1b[0m\x1b[3xA"),
     ] {
+        let text = text.as_bytes();
         assert_eq!(given_out([text]), expected, "{text:?}");
-        for (at, _) in text.char_indices() {
+        for at in 0..text.len() {
             let (one, rest) = text.split_at(at);
             assert_eq!(given_out([one, rest]), expected, "{one:?} {rest:?}");
         }
-        assert_eq!(given_out(text.split_inclusive(|_| true)), expected, "{text:?} by characters");
+        assert_eq!(given_out(text.chunks(1)), expected, "{text:?} by bytes");
     }
 }
 
 #[test]
 fn a_line_without_an_end_is_given_out_before_it_is_too_long_to_keep() {
     let piece = "x".repeat(1_000);
-    assert_eq!(given_out([piece.as_str(); 1_000]).len(), 1_000_000);
+    assert_eq!(given_out([piece.as_bytes(); 1_000]).len(), 1_000_000);
     let bar = format!("{piece}\r");
-    assert_eq!(given_out([bar.as_str(); 1_000]), piece);
-    assert_eq!(given_out(["x".repeat(LINE_BYTES_HELD + 1).as_str(), "\r", "y\n"]).lines().last(), Some("y"));
+    assert_eq!(given_out([bar.as_bytes(); 1_000]), piece);
+    let long = "x".repeat(LINE_BYTES_HELD + 1);
+    assert_eq!(given_out([long.as_bytes(), b"\r", b"y\n"]).lines().last(), Some("y"));
 }
