@@ -99,6 +99,7 @@
 //! it.
 
 use serde_json::{json, Map, Value};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -162,7 +163,7 @@ const PROGRESS_MESSAGE_CHARS: usize = 200; // Claude Code shows about as many
 const VALUE_SHOWN_CHARS: usize = 80; // of a wrong argument, in the error about it
 const SECONDS: std::ops::RangeInclusive<f64> = 0.0..=1e7; // of a time limit: up to four months
 const NAME_CHARS_MAX: usize = 64;
-const FIGURES_MAX: usize = 100; // of a cell; further ones are dropped
+const FIGURES_MAX: usize = 100; // of a cell, with its pages; further ones are dropped
 const IMAGES_MAX: usize = 10; // in an answer; what is over one of these limits is only a file
 const IMAGE_BYTES_MAX: usize = 4 << 20;
 const IMAGES_BYTES_MAX: usize = 6 << 20; // together: 8 MiB as base64, where hosts hang up at 10
@@ -275,9 +276,9 @@ impl Setting {
 
     /// The value in use. One that can't be read counts as not given; a switch, as off: it is there for people who do
     /// not trust what it allows.
-    fn value(&self) -> String {
+    fn value(&self) -> Cow<'static, str> {
         match self.given().map(|value| value.to_string_lossy().into_owned()) {
-            Some(value) if (self.can_be)(&value) => value,
+            Some(value) if (self.can_be)(&value) => value.into(),
             Some(_) if self.default == "on" => "off".into(),
             _ => self.default.into(),
         }
@@ -441,10 +442,50 @@ enum Form {
     Stream(EventStream),
 }
 
-/// A PNG file, and its base64 where it is small enough for an answer.
+/// A picture's file, and its base64 where it is small enough for an answer.
 struct Picture {
+    kind: Kind,
     path: Option<String>, // None where it could not be written
     block: Option<String>,
+}
+
+/// What a worker draws. Models see the first two.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Png,
+    Jpeg,
+    Svg,
+    Html,
+}
+
+impl Kind {
+    fn parse(name: &str) -> Option<Kind> {
+        [Kind::Png, Kind::Jpeg, Kind::Svg, Kind::Html].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// What the worker calls it, and how its files' names end.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Png => "png",
+            Kind::Jpeg => "jpeg",
+            Kind::Svg => "svg",
+            Kind::Html => "html",
+        }
+    }
+
+    /// Whether a model sees it.
+    fn is_seen(self) -> bool {
+        matches!(self, Kind::Png | Kind::Jpeg)
+    }
+
+    /// Its sides in pixels, where those count; None for bytes that are of another kind.
+    fn sides(self, bytes: &[u8]) -> Option<[u32; 2]> {
+        match self {
+            Kind::Png => png_sides(bytes),
+            Kind::Jpeg => jpeg_sides(bytes),
+            Kind::Svg | Kind::Html => Some([0, 0]),
+        }
+    }
 }
 
 /// A client's wish to hear of progress.
@@ -906,8 +947,10 @@ impl Frontend {
             reply_to @ (ReplyTo::Mcp { .. } | ReplyTo::Bridge { form: Form::Tool, .. }) => {
                 let pictures = mem::take(&mut answer.pictures);
                 let mut content = vec![json!({"type": "text", "text": answer.text()})];
-                for block in pictures.into_iter().filter_map(|picture| picture.block) {
-                    content.push(json!({"type": "image", "data": block, "mimeType": "image/png"}));
+                for picture in pictures {
+                    let Some(block) = picture.block else { continue };
+                    let mime_type = format!("image/{}", picture.kind.name());
+                    content.push(json!({"type": "image", "data": block, "mimeType": mime_type}));
                 }
                 self.reply(reply_to, json!({"content": content, "isError": is_error}));
             }
@@ -1246,7 +1289,9 @@ enum Request {
     Startup {
         code: String,
     },
-    ListVars,
+    ListVars {
+        details: bool,
+    },
     Reset,
     /// Nothing: the call is answered when its turn comes in the new process.
     Restarted,
@@ -1290,7 +1335,8 @@ static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
         }"#, "\
 Run Python in a persistent interpreter, as in a notebook: for data, plots, calculations and scripts. Variables, \
 imports and functions stay until `reset`; the value of the last expression is part of the answer, so no print is \
-needed. stdout, stderr and tracebacks come back as text, open matplotlib figures as images. Top-level `await` works. \
+needed. stdout, stderr and tracebacks come back as text, open matplotlib figures as images, charts of plotly and the \
+like as HTML files. Top-level `await` works, and servers and tasks go on between cells. \
 stdin is empty unless given: input() fails at once. An exception, time-out or exit() ends the cell, not the \
 interpreter; if its process dies, the answer says so and the variables are gone. A call may end before a long cell \
 does: the answer shows the output so far, the cell goes on by itself, and the tool `wait` shows the rest. Output over \
@@ -1318,7 +1364,12 @@ that does not heed interrupts, such as a long call into C, is reported after 10 
         }"#, "\
 Delete all variables, functions and imports of an interpreter. Its process goes on, unless restart is true."),
     tool("list_vars", "List Python Variables", "read-only", "which Python variables are defined",
-        |server, key, given| server.run_in(key, given, Request::ListVars), &[], INTERPRETER_ARGUMENT, "\
+        |server, key, given| server.run_in(key, given, Request::ListVars { details: flag(given, "details") }), &[], r#"{
+            "interpreter": {"type": "string", "description":
+                "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
+            "details": {"type": "boolean", "description":
+                "A line a name: its type, with shape, length or value, as `df: DataFrame (1000, 3)`. Default false."}
+        }"#, "\
 The names defined in an interpreter, sorted; names that start with two underscores are left out."),
     tool("get_session_info", "Get Session Info", "read-only", "Python session: history of cells, output files, socket",
         Server::tell_session, &[], "{}", "\
@@ -1591,7 +1642,8 @@ fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
 
 /// A time limit in seconds from an argument, else from the setting; None for 0: no limit.
 fn time_limit(argument: Option<f64>) -> Option<Duration> {
-    let limit = argument.map(Duration::from_secs_f64).or_else(|| TIMEOUT.seconds());
+    static SETTING: OnceLock<Option<Duration>> = OnceLock::new();
+    let limit = argument.map(Duration::from_secs_f64).or_else(|| *SETTING.get_or_init(|| TIMEOUT.seconds()));
     limit.filter(|limit| !limit.is_zero())
 }
 
@@ -2298,14 +2350,14 @@ impl Interpreter {
                 self.read_what_is_there(front); // all that the cell printed comes before its result
                 self.take_result(&text, false, front);
             }
-            Frame::Image { data, more } => {
+            Frame::Image { kind, data, more } => {
                 let Some(worker) = self.worker_mut() else { return false };
                 if worker.partial_picture.len() <= PICTURE_BYTES_MAX {
                     worker.partial_picture += &data;
                 }
                 if !more {
                     self.read_what_is_there(front); // the notes come behind what was printed before
-                    self.take_picture(front);
+                    self.take_picture(kind, front);
                 }
             }
             Frame::Look { number } => self.look_around(number),
@@ -2382,7 +2434,9 @@ impl Interpreter {
             Request::Startup { code } => {
                 ("the startup script".into(), json!({"op": "startup", "code": code}).to_string())
             }
-            Request::ListVars => ("list_vars".into(), json!({"op": "list_vars"}).to_string()),
+            Request::ListVars { details } => {
+                ("list_vars".into(), json!({"op": "list_vars", "details": details}).to_string())
+            }
             Request::Reset | Request::Restarted => ("reset".into(), json!({"op": "reset"}).to_string()),
         };
         let door = front.door(cell.key);
@@ -2994,7 +3048,7 @@ fn describe_exit(status: ExitStatus) -> String {
 enum Frame {
     Ready { version: String, environment: Option<PathBuf>, note: Option<String>, pid: Option<u64> },
     Part(String),
-    Image { data: String, more: bool },
+    Image { kind: Kind, data: String, more: bool },
     Look { number: u64 },
     Install { number: u64, name: String, package: String },
     Done(Done),
@@ -3020,7 +3074,10 @@ impl Frame {
                 pid: frame.get("pid").and_then(Value::as_u64),
             },
             "part" => Frame::Part(owned("text")?),
-            "image" => Frame::Image { data: owned("data")?, more: flag(&frame, "more") },
+            "image" => {
+                let kind = Kind::parse(text(&frame, "kind")?)?;
+                Frame::Image { kind, data: owned("data")?, more: flag(&frame, "more") }
+            }
             "look" => Frame::Look { number: number? },
             "install" => Frame::Install { number: number?, name: owned("name")?, package: owned("package")? },
             "done" => {
@@ -3459,12 +3516,12 @@ impl HeadAndTail {
     }
 
     fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.line.rest().is_empty()
+        self.kept.is_empty() && self.line.is_empty()
     }
 
     /// How many characters there are to show, with those in the gap.
     fn shown_chars(&self) -> u64 {
-        self.line.chars_given_out + count_chars(&self.line.rest())
+        self.line.chars_given_out + count_chars(&self.shown()) - count_chars(&self.kept)
     }
 
     /// Takes out the bytes at the end that begin a character which is not complete.
@@ -3477,13 +3534,16 @@ impl HeadAndTail {
 
     /// The end of it as text: so many bytes and the last line.
     fn end(&self, bytes: usize) -> String {
-        let kept = &self.kept[self.kept.len().saturating_sub(bytes)..];
-        String::from_utf8_lossy(&[kept, &self.line.rest()].concat()).into_owned()
+        let mut end = self.kept[self.kept.len().saturating_sub(bytes)..].to_vec();
+        self.line.add_rest(&mut end);
+        String::from_utf8_lossy(&end).into_owned()
     }
 
     /// What is to be shown, without the middle.
     fn shown(&self) -> Vec<u8> {
-        [&self.kept[..], &self.line.rest()].concat()
+        let mut shown = self.kept.clone();
+        self.line.add_rest(&mut shown);
+        shown
     }
 
     /// The same as text, without its last newline.
@@ -3596,17 +3656,25 @@ impl Overwritten {
         mem::take(&mut self.line)
     }
 
-    /// The cursor's line and those below it.
-    fn rest(&self) -> Vec<u8> {
-        match self.below.trim_ascii_end() {
-            [] => self.line.clone(), // bars that were removed leave empty lines
-            below => [&self.line, &b"\n"[..], below].concat(),
+    fn is_empty(&self) -> bool {
+        self.line.is_empty() && self.below.trim_ascii_end().is_empty()
+    }
+
+    /// Adds the cursor's line and those below it. (Bars that were removed leave empty ones.)
+    fn add_rest(&self, shown: &mut Vec<u8>) {
+        shown.extend_from_slice(&self.line);
+        let below = self.below.trim_ascii_end();
+        if !below.is_empty() {
+            shown.push(b'\n');
+            shown.extend_from_slice(below);
         }
     }
 
     /// Gives out what stands there, where no more text comes.
     fn end(&mut self) -> Vec<u8> {
-        mem::take(self).rest()
+        let mut shown = Vec::new();
+        mem::take(self).add_rest(&mut shown);
+        shown
     }
 }
 
@@ -4541,8 +4609,8 @@ impl Interpreter {
         worker.send(format!("{}\n", json!({"op": "installed", "number": number, "done": done})).as_bytes());
     }
 
-    /// The cell drew a picture: it becomes a file, and goes into the answer if it fits.
-    fn take_picture(&mut self, front: &mut Frontend) {
+    /// The cell drew a picture or a page: it becomes a file, and a picture goes into the answer if it fits.
+    fn take_picture(&mut self, kind: Kind, front: &mut Frontend) {
         let Some(worker) = self.worker_mut() else { return };
         let block = mem::take(&mut worker.partial_picture);
         let Some(cell) = worker.stage.cell_mut() else { return };
@@ -4553,25 +4621,48 @@ impl Interpreter {
             }
             return;
         }
+        let mut bytes = from_base64(block.as_bytes());
+        let Some(sides) = kind.sides(&bytes) else { return }; // its class calls it a picture, and it is none
+        if kind == Kind::Html && !bytes.windows(5).any(|five| five == b"<html") {
+            bytes.splice(0..0, *b"<!DOCTYPE html>\n<meta charset=\"utf-8\">\n");
+        }
         cell.figures += 1;
-        let bytes = from_base64(block.as_bytes());
-        let saved = front.files.create(|count| format!("figure_{count:03}.png")).and_then(|(path, mut file)| {
+        let saved = front.files.create(|count| format!("figure_{count:03}.{}", kind.name()));
+        let saved = saved.and_then(|(path, mut file)| {
             front.files.grow(&path, bytes.len() as u64);
             file.write_all(&bytes).map_err(with_path(&path))?;
             Ok(path.to_string_lossy().into_owned())
         });
-        let fits = bytes.len() <= IMAGE_BYTES_MAX && png_sides(&bytes).iter().all(|side| *side <= IMAGE_SIDE_MAX);
-        let pictures = &mut cell.output.pictures;
-        let shown: Vec<usize> = pictures.iter().filter_map(|it| Some(it.block.as_ref()?.len())).collect();
-        let has_room =
-            shown.len() < IMAGES_MAX && shown.iter().sum::<usize>() + block.len() <= IMAGES_BYTES_MAX / 3 * 4;
-        let block = if fits && has_room { Some(block) } else { None };
-        pictures.push(Picture { path: saved.clone().ok(), block });
+        let mut not_shown = String::new();
+        if kind.is_seen() {
+            let pictures = &mut cell.output.pictures;
+            let why = why_not_shown(pictures, sides, bytes.len(), block.len());
+            let block = if why.is_none() { Some(block) } else { None };
+            pictures.push(Picture { kind, path: saved.clone().ok(), block });
+            not_shown = why.map_or(String::new(), |why| format!(", not shown ({why})"));
+        }
         match (saved, front.events(cell.reader())) {
-            (Ok(path), Some((events, peer))) => events.send(peer, json!({ "image": path })),
-            (Ok(path), None) => cell.output.note(format!("figure saved: {path}")),
+            (Ok(path), Some((events, peer))) if kind.is_seen() => events.send(peer, json!({ "image": path })),
+            (Ok(path), _) if kind == Kind::Html => cell.note(format!("HTML page saved: {path}"), front),
+            (Ok(path), _) => cell.note(format!("figure saved{not_shown}: {path}"), front),
             (Err(why), _) => cell.note(format!("a figure could not be saved: {why}"), front),
         }
+    }
+}
+
+/// Which limit keeps a picture out of an answer that has these already.
+fn why_not_shown(pictures: &[Picture], sides: [u32; 2], bytes: usize, chars: usize) -> Option<&'static str> {
+    let shown: Vec<usize> = pictures.iter().filter_map(|it| Some(it.block.as_ref()?.len())).collect();
+    if bytes > IMAGE_BYTES_MAX {
+        Some("over 4 MiB")
+    } else if sides.iter().any(|side| *side > IMAGE_SIDE_MAX) {
+        Some("over 8,000 pixels a side")
+    } else if shown.len() >= IMAGES_MAX {
+        Some("over 10 in an answer")
+    } else if shown.iter().sum::<usize>() + chars > IMAGES_BYTES_MAX / 3 * 4 {
+        Some("over 6 MiB in an answer")
+    } else {
+        None
     }
 }
 
@@ -4585,13 +4676,29 @@ impl Server {
     }
 }
 
-/// Width and height in pixels. The header chunk comes first, with both, big-endian, at 16 and 20 (PNG specification,
-/// 11.2.1).
-fn png_sides(bytes: &[u8]) -> [u32; 2] {
-    [16, 20].map(|at| {
-        let side = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
-        side.map_or(0, u32::from_be_bytes)
-    })
+/// Width and height in pixels; None for what is no PNG. The header chunk comes first, with both, big-endian, at 16 and
+/// 20 (PNG specification, 11.2.1).
+fn png_sides(bytes: &[u8]) -> Option<[u32; 2]> {
+    if !bytes.starts_with(b"\x89PNG") {
+        return None;
+    }
+    let side = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes);
+    Some([side(16), side(20)])
+}
+
+/// Height and width in pixels; None for what is no JPEG. They stand, big-endian, in the frame header, which is one of
+/// the marker segments before the data (ITU T.81, B.1.1.4 and B.2.2).
+fn jpeg_sides(bytes: &[u8]) -> Option<[u32; 2]> {
+    let mut rest = bytes.strip_prefix(b"\xff\xd8")?;
+    while let [0xff, marker, high, low, segment @ ..] = rest {
+        let is_frame = (0xc0..=0xcf).contains(marker) && ![0xc4, 0xc8, 0xcc].contains(marker);
+        if let (true, [_, a, b, c, d, ..]) = (is_frame, segment) {
+            return Some([u16::from_be_bytes([*a, *b]).into(), u16::from_be_bytes([*c, *d]).into()]);
+        }
+        let length = usize::from(u16::from_be_bytes([*high, *low])); // with its own two bytes
+        rest = rest.get(2 + length..).unwrap_or_default();
+    }
+    Some([0, 0]) // damaged: a host may still show it
 }
 
 /// RFC 4648, 4; what is not of its alphabet is passed over.
@@ -5466,7 +5573,7 @@ Instead of code:
   --wait                    follow the cell that goes on by itself
   --interrupt               interrupt what runs
   --reset [--restart]       delete all variables [by a new process]
-  --list-vars               the names of the variables
+  --list-vars [--details]   the names of the variables [with their types]
   --interpreters, --info    the Pythons, the session; as JSON
   --history                 what was run in this session
   --add NAME PYTHON [--save], --stop NAME [--remove]
@@ -5489,7 +5596,7 @@ session where none is found above this process.
 /// path it is a flag. FILE is no option, but goes with others likewise. `help` and `version` are no paths: the client
 /// answers itself.
 #[rustfmt::skip] // a table
-const OPTIONS: [[&str; 4]; 23] = [
+const OPTIONS: [[&str; 4]; 24] = [
     ["-i, --interpreter", "interpreter", "", "/execute /wait /interrupt /tools/reset /tools/list_vars"],
     ["-t, --timeout", "timeout", "", "/execute"],
     ["--stdin", "", "", "/execute"],
@@ -5504,6 +5611,7 @@ const OPTIONS: [[&str; 4]; 23] = [
     ["--reset", "", "/tools/reset", ""],
     ["--restart", "", "", "/tools/reset"],
     ["--list-vars", "", "/tools/list_vars", ""],
+    ["--details", "", "", "/tools/list_vars"],
     ["--interpreters", "", "/tools/list_interpreters", ""],
     ["--info", "", "/tools/get_session_info", ""],
     ["--history", "", HISTORY, ""],

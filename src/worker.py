@@ -10,7 +10,7 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
     server -> worker   {"op": "run", "number": n, "code": text}       a cell, perhaps with
                        "argv": [text], "stdin": text or null          as a script its file's path comes first in argv
                        {"op": "startup", "code": text}                the startup script
-                       {"op": "list_vars"}, {"op": "reset"}
+                       {"op": "list_vars", "details": bool}, {"op": "reset"}
                        {"op": "looked", "number": n, "project": path, "environments": [[name, path]], "uv": bool,
                         "installs": bool}          the answer to `look`: `installs` says whether we may ask for them
                        {"op": "installed", "number": n, "done": bool}    the answer to `install`
@@ -20,7 +20,8 @@ private close-on-exec descriptor (I6). The server sends a request and waits for 
                        {"op": "look", "number": n}           where the project is, and what environments it has
                        {"op": "install", "number": n, "name": text, "package": text}
                                                           a cell imports what nobody finds
-                       {"op": "image", "data": base64, "more": bool}     a PNG, in pieces
+                       {"op": "image", "kind": "png", "jpeg", "svg" or "html", "data": base64, "more": bool}
+                                                          a picture or a page, in pieces
                        {"op": "part", "text": text}        the beginning of a long result, in pieces of PART_CHARS
                        {"op": "done", "result": text, "error": text or null, "exit": code, "notes": [text]}
 
@@ -47,7 +48,7 @@ from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
 from select import POLLIN, poll
-from time import monotonic
+from time import monotonic, time, time_ns
 from traceback import TracebackException, walk_stack
 
 environment, note = (sys.argv[1:] + [None, None])[:2]  # given by ENVIRONMENT (main.rs), which runs the builtin's Python
@@ -65,8 +66,8 @@ if getattr(json.encoder, "c_make_encoder", None) is not None:  # not on PyPy; in
     def to_json(frame):
         return "".join(encode_in_c(frame, 0))
 
-sources = linecache.cache
-sources.pop("<string>", None)  # since 3.13 that is the bootstrap: not what user code runs by `exec`
+sources = {}  # by name, the entries of cells in linecache
+linecache.cache.pop("<string>", None)  # since 3.13 that is the bootstrap: not what user code runs by `exec`
 getattr(linecache, "_interactive_cache", {}).clear()  # since 3.14 it is here
 
 PART_CHARS = 256 * 1024  # of a result or a picture in one frame; the server refuses frames over 4 MiB
@@ -75,6 +76,15 @@ SOURCES_CHARS_MAX = 16 * 1024 * 1024  # of cells whose lines are kept for traceb
 ALLOW_AWAIT, ONLY_AST = 0x2000, 0x400  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, ast.PyCF_ONLY_AST
 LOOKS_MAX = 100  # causes of an error, folders of a possible package, and missing modules of a cell, that are looked at
 LOOK_SECONDS_MAX = 10  # for the server to say where a module may be: its clerk may be held up
+SIDE_MAX = 2_000  # pixels of a figure: a larger one is drawn with fewer dots per inch
+PICTURE_BYTES_MAX = 4 << 20  # of a picture that an answer shows
+PROFILERS = "line_profiler", "memory_profiler"  # these look for a function's file, and so do numba and joblib:
+NEEDS_FILE = r"\bcache *= *True\b|@(?!functools)\w+\.cache\b|\bmemory\.cache\b|" + "|".join(PROFILERS)
+FILES = os.path.expanduser("~/.claude-workspace/python_interpreter/cells")
+FILES_SECONDS_MAX = 30 * 24 * 3600  # until a cell's file, and what numba keeps for it, is removed
+# Words of a cell that wants a loop though it does not await, and of one that runs a loop of its own.
+MAKE_TASKS = "create_task(", "ensure_future(", "asyncio.get_running_loop("
+RUN_A_LOOP = "asyncio.run(", "run_until_complete(", "run_forever("
 RESULT = "__<result>"  # in `__main__`, for a moment, what the last expression gives: no identifier, so not a user's
 
 WIDE = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}  # whoever catches these expects a failure
@@ -142,10 +152,21 @@ PACKAGES = dict(row.split("=", 1) for row in """
     social_django=social-auth-app-django win32api=pywin32 win32con=pywin32 win32com=pywin32 win32gui=pywin32
     pythoncom=pywin32 pywintypes=pywin32 objc=pyobjc-core AppKit=pyobjc-framework-Cocoa
     Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""".split())
+# What notebooks show of a value, the best first, and its type.
+FORMS = dict(row.split("=") for row in """png=image/png jpeg=image/jpeg svg=image/svg+xml plain=text/plain
+    markdown=text/markdown latex=text/latex html=text/html""".split())
+PAGES = "altair great_tables plotly pydeck".split()  # their charts are pages, though they have a repr of some kind
+# What looks for a window or a browser, by its module: ours takes its place. (Some wait for the browser for ever.)
+SHOWS = dict(row.split("=") for row in """
+    matplotlib.pyplot=show matplotlib.figure=Figure.show PIL.Image=Image.show plotly.io._renderers=show
+    altair.vegalite.v5.api=TopLevelMixin.show altair.vegalite.v6.api=TopLevelMixin.show
+    folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""".split())
 PID, MAIN_THREAD = getpid(), get_ident()
+FUNCTION, METHOD = type(json.dumps), type(json.JSONEncoder().encode)
 # What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
+# Instead of a browser, bokeh has its file named.
 DEFAULTS = {"MPLBACKEND": "agg", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "EDITOR": "true",
-            "GIT_TERMINAL_PROMPT": "0", "PAGER": "cat", "COLUMNS": "160"}
+            "GIT_TERMINAL_PROMPT": "0", "PAGER": "cat", "COLUMNS": "160", "BOKEH_BROWSER": "echo %s"}
 for variable, value in DEFAULTS.items():
     os.environ.setdefault(variable, value)
 # As `activate` does: `python`, `pip` and `pytest` in a shell of a cell are this interpreter's.
@@ -160,13 +181,19 @@ own_requests = count(1)  # numbers of what we ask the server
 received = []  # from the control socket, beyond the last line
 unanswered = False  # whether a request is being served
 asked = set()  # modules that this cell wanted to have installed
-install_notes = []  # of this cell: why nothing was installed, or what to do after an install
+cell_notes = []  # what there is to say of this cell besides how it ended
 asking = False  # whether the server is asked something: not again, by a handler or a __del__ of the user's
 siblings = {}  # by name, the modules beside a script that it has loaded
 lent = []  # what undoes `lend`: may be called twice, and is dropped when it is through
 may_fail = {}  # by cell, or by the file that it is: the lines in which an import may fail
+named_files = {}  # by file, which cell it holds: see file_with
 kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
+asyncio = None  # once a cell has awaited
 loop = None  # of top-level await: one for the interpreter's life
+cell_awaits = False  # whether this cell has run the loop
+failed_tasks = []  # that are to be told
+is_refused = False  # whether an interrupt came for the cell that waits to begin
+tending = False  # whether the loop runs between two cells
 
 # -- descriptors and streams ----------------------------------------------------------------------------------------
 
@@ -290,6 +317,12 @@ def late_import(name):
 
 # -- the control socket ---------------------------------------------------------------------------------------------
 
+def has_request():
+    """Whether one has arrived, or the end of file."""
+    arrivals = poll()
+    arrivals.register(control, POLLIN)
+    return b"\n" in b"".join(received) or bool(arrivals.poll(0))
+
 def receive():
     """The next request, or None at end of file. Reading goes on after a signal (PEP 475).
     A handler or a thread of the user's may raise here. Between `read` and `append` that would lose what was read;
@@ -328,6 +361,8 @@ def plain(text):
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
 RAISE_AGAIN = 3  # seconds, in which `finally` and `with` can clean up
+TASK_PATIENCE = 1  # seconds until an interrupt ends a task that holds up the loop
+TASK_ERRORS_MAX = 1000  # between two cells
 armed = False  # whether SIGINT raises: only while user code runs
 raises_from = 0.0  # by `monotonic`: not before this
 interrupted = False  # whether it has raised, in this cell
@@ -344,7 +379,12 @@ def on_sigint(_signal, _frame):
     raises_from, interrupted = monotonic() + RAISE_AGAIN, True
     raise KeyboardInterrupt
 
-users_handler = on_sigint  # what user code put in place of ours: it holds during cells
+users_handler = on_sigint  # what a cell put in place of ours: it holds during cells
+
+def is_of_library(handler):
+    """Whether a handler is no function of a cell. That of uvicorn or Spark would take the interrupts of later cells."""
+    function = getattr(handler, "__func__", None) if type(handler) is METHOD else handler
+    return type(function) is FUNCTION and function.__globals__ is not scope
 
 def guarded(action):
     """Runs user code: the only place where SIGINT raises. Returns (value, None) or ("", what was raised).
@@ -362,7 +402,8 @@ def guarded(action):
         armed, outcome = False, ("", error)
     while True:
         try:
-            users_handler = getsignal(SIGINT)
+            handler = getsignal(SIGINT)
+            users_handler = on_sigint if is_of_library(handler) else handler
             signal(SIGINT, on_sigint)
             return outcome
         except BaseException:  # by the user's own handler, right here
@@ -380,7 +421,7 @@ def watch_server():
     look, killpg, hung_up = control_poll.poll, os.killpg, select.POLLHUP
 
     def on_sigio(_signal, _frame):
-        if unanswered and getpid() == PID and any(events & hung_up for _, events in look(0)):
+        if (unanswered or tending) and getpid() == PID and any(events & hung_up for _, events in look(0)):
             killpg(0, SIGKILL)
     signal(SIGIO, on_sigio)
     fcntl.fcntl(control, fcntl.F_SETOWN, PID)
@@ -394,11 +435,44 @@ if ON_MACOS:  # noqa: F821  # the bootstrap's
 def remember_source(code, name):
     """Registers a cell's lines with linecache: each ends with a newline, none is checked (no modification time)."""
     sources[name] = (len(code), None, list(StringIO(code.rstrip("\r\n") + "\n", newline=None)), name)
+    was_cleared = kept[-1][1] not in linecache.cache  # as line_profiler does
+    linecache.cache.update(sources if was_cleared else {name: sources[name]})
     kept.append((kept[-1][0] + len(code) + 500, name))  # about what the rest takes
     while kept[-1][0] - kept[0][0] > SOURCES_CHARS_MAX:
         oldest = kept.pop(0)[1]
         sources.pop(oldest, None)
+        linecache.cache.pop(oldest, None)
         may_fail.pop(oldest, None)
+
+def needs_file(code):
+    if any(map(modules.__contains__, PROFILERS)):
+        return True
+    may_need_one = "cache" in code or "profiler" in code
+    return may_need_one and late_import("re").search(NEEDS_FILE, code) is not None
+
+def file_with(code, name):
+    """A file that holds a cell, for libraries that know a function by its file (numba, joblib, profilers): the same for
+    the same text, in later sessions too. Tracebacks name the cell. Where none can be written it is `name`."""
+    data = code.encode("utf-8", "backslashreplace")
+    file = f"{FILES}/{late_import('hashlib').sha256(data).hexdigest()[:16]}.py"
+    try:
+        if not os.path.exists(file):  # else it is left alone: some go by its time
+            os.makedirs(FILES, 0o700, True)
+            remove_old_files()
+            with FileIO(f"{file}.{PID}", "w") as copy:
+                copy.write(data)
+            os.replace(f"{file}.{PID}", file)
+    except OSError:
+        return name
+    named_files[file] = name
+    return file
+
+def remove_old_files():
+    for folder in (FILES, f"{FILES}/__pycache__"):
+        for entry in entries(folder):
+            path = f"{folder}/{entry}"
+            if os.path.isfile(path) and os.path.getmtime(path) < time() - FILES_SECONDS_MAX:
+                os.remove(path)
 
 def compile_cell(code, name):
     """The whole cell, so that nothing runs when this raises. A last expression becomes an assignment to RESULT."""
@@ -416,10 +490,15 @@ def compile_cell(code, name):
     if "except" in code or "with" in code:
         may_fail[name] = lines_that_may_fail(tree)
     last = tree.body[-1] if tree.body else None
-    if isinstance(last, _ast.Expr):
+    if isinstance(last, _ast.Expr) and not hides_value(code, last):
         place = {field: getattr(last, field) for field in last._attributes}
         tree.body[-1] = _ast.Assign([_ast.Name(RESULT, _ast.Store(), **place)], last.value, **place)
     return compile(tree, name, "exec", ALLOW_AWAIT, True)
+
+def hides_value(code, last):
+    """Whether a `;` follows the last expression, as in notebooks."""
+    line = StringIO(code, newline=None).read().split("\n")[last.end_lineno - 1]
+    return line.encode()[last.end_col_offset :].lstrip().startswith(b";")
 
 def lines_that_may_fail(tree):
     """Where a failing import is expected: under `try` with a handler for one of WIDE, `with suppress(…)`, …."""
@@ -442,63 +521,213 @@ def file_of(request):
 def run_cell(request):
     """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
     name = "<cell %d>" % request["number"] if request["op"] == "run" else "<startup script>"
-    name = file_of(request) or name
     code = request["code"][request["code"].startswith("\ufeff") :]
+    if needs_file(code):
+        name = file_with(code, name)
+    name = file_of(request) or name
     remember_source(code, name)
     may_fail.setdefault(name, ())  # until it is compiled, what was defined by an earlier run of a file has its own
     compiled = compile_cell(code, name)
     scope.setdefault("__builtins__", builtins)
     scope.pop(RESULT, None)  # of a cell that was interrupted at its very end
     scope.pop("__warningregistry__", None)  # what earlier cells warned of
-    awaits = compiled.co_flags & 0x80  # inspect.CO_COROUTINE
-    value = run_task(compiled, scope) if awaits else eval(compiled, scope)
+    if compiled.co_flags & 0x80:  # inspect.CO_COROUTINE
+        value = run_task(lambda: eval(compiled, scope))
+    elif any(map(code.__contains__, MAKE_TASKS)) and not any(map(code.__contains__, RUN_A_LOOP)):
+        value = run_task(lambda: run_in_loop(compiled))
+    else:
+        value = eval(compiled, scope)
     value = scope.pop(RESULT, value)
-    text = "" if value is None else plain(repr(value))
-    show_value(value)
-    return text
+    return "" if value is None else show_value(value)[0]
 
-def run_task(code, scope):
-    """Runs a top-level await. When that fails or is interrupted, its own task is ended; other tasks stay."""
-    global loop, instead_of_raising
+async def run_in_loop(compiled):
+    return eval(compiled, scope)
+
+def run_task(make):
+    """Runs the coroutine of a top-level await. If that fails or is interrupted, its own task is ended; others stay."""
+    global asyncio, loop, cell_awaits, instead_of_raising
     asyncio = late_import("asyncio")
-    if loop is None or loop.is_closed():
-        loop = asyncio.new_event_loop()
+    cell_awaits = True
+    if loop is None or loop.is_closed() or loop.is_running():  # the latter in a thread of the user's
+        loop = make_loop()
     asyncio.set_event_loop(loop)  # `asyncio.run` in a cell sets it to None
+    contexts = []
+    asked_at = 0.0
 
     def raise_in_loop():
         if not task.done():
             on_sigint(SIGINT, None)
 
     def ask_loop():
-        """Has the loop raise between two callbacks, where nothing is torn. The server repeats SIGINT after 200 ms: the
-        second one raises at once."""
+        """Has the loop raise between two callbacks, where nothing is torn. The server repeats SIGINT after 200 ms."""
         global instead_of_raising
-        instead_of_raising = None
+        nonlocal asked_at
+        asked_at = monotonic()
+        instead_of_raising = insist
         loop.call_soon_threadsafe(raise_in_loop)
+
+    def insist():
+        """Raises at once, but gives another task that holds up the loop some time."""
+        global instead_of_raising
+        current = asyncio.current_task(loop)
+        if current in (task, None) or monotonic() > asked_at + TASK_PATIENCE:
+            instead_of_raising = None
+            if current not in (task, None):
+                cell_notes.append(f"the interrupt ended the task {current.get_name()}, which held up the event loop")
+            on_sigint(SIGINT, None)
     instead_of_raising = ask_loop  # before create_task: an interrupt there could leave a task that never ran
-    task = loop.create_task(eval(code, scope))
+    task = loop.create_task(keep_context(make(), contexts))
     try:
-        return loop.run_until_complete(task)
+        return run_loop(loop.run_until_complete, task)
     except BaseException as raised:
         error = raised
     finally:
         instead_of_raising = None
+        drop_loops_handler()
+        for context in contexts:
+            take_over(context)
     if not task.done():  # the interrupt hit the loop: end the task, and show where it was waiting
         task.cancel()
         try:
-            loop.run_until_complete(task)
+            run_loop(loop.run_until_complete, task)
         except BaseException as ending:
             error.__traceback__ = ending.__traceback__
     if task.done() and not task.cancelled():
         task.exception()  # retrieved, so that asyncio does not report it again
     raise error
 
+async def keep_context(coroutine, contexts):
+    try:
+        return await coroutine
+    finally:
+        contexts.append(late_import("contextvars").copy_context())
+
+def take_over(context):
+    """Context variables that a task has set hold in later cells, such as those of decimal and numpy."""
+    for variable, value in context.items():
+        if variable.get(None) is not value:
+            variable.set(value)
+
+def drop_loops_handler():
+    """One that `loop.add_signal_handler` has set holds to the end of its cell, like that of any library."""
+    if loop.remove_signal_handler(SIGINT):  # which sets Python's own
+        signal(SIGINT, on_sigint)
+
+def make_loop():
+    made = asyncio.new_event_loop()
+    create = made.create_task
+
+    def create_task(*arguments, **options):
+        task = create(*arguments, **options)
+        task.add_done_callback(tell_if_it_failed)
+        return task
+    try:
+        made.create_task = create_task
+    except AttributeError:  # uvloop's: asyncio tells of such a failure when the task goes
+        pass
+    return made
+
+def run_loop(run, *arguments):
+    """Runs our loop. Another one may count as running in this thread though it does not: that of Playwright, which
+    waits in a greenlet."""
+    other = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        return run(*arguments)
+    finally:
+        asyncio._set_running_loop(other)
+
+def tell_if_it_failed(task):
+    """A failure is told between the cells, once nobody has taken it up, and not when the task's last reference goes."""
+    if task.cancelled() or not task._log_traceback:
+        return
+    failed_tasks.append(task)
+    if tending:
+        # Who waits for it is woken by the next turn of the loop, and who waits for that one by the turn after it.
+        loop.call_soon(loop.call_soon, loop.call_soon, tell_failures)
+
+def tell_failures():
+    while failed_tasks:
+        task = failed_tasks.pop(0)
+        is_open = task._log_traceback  # until somebody asks for its exception
+        task._log_traceback = False
+        if is_open and not isinstance(task.exception(), (KeyboardInterrupt, SystemExit)):  # those have ended the run
+            loop.call_exception_handler({"message": "a task failed, and nothing waits for it", "task": task,
+                                         "exception": task.exception()})
+
+def tend():
+    """Between two cells: the loop of top-level await runs, with its servers and tasks, until the next request. What
+    they raise there is told on stderr."""
+    global tending, is_refused
+    is_refused = False
+    held_since = 0.0
+
+    def spare_tasks():
+        """What SIGINT does: it is meant for the cell that waits, which is not begun then. A task ends by it only if it
+        goes on to hold up the loop."""
+        global is_refused, instead_of_raising
+        nonlocal held_since
+        is_refused = is_refused or has_request()
+        held_since = held_since or monotonic()
+        if monotonic() > held_since + TASK_PATIENCE:
+            instead_of_raising = None
+            on_sigint(SIGINT, None)
+
+    def run_until_request():
+        global instead_of_raising
+        instead_of_raising = spare_tasks
+        tell_failures()
+        wake = loop.create_future()
+        loop.add_reader(control, wake_up, wake)
+        try:
+            run_loop(loop.run_until_complete, wake)
+        finally:
+            if getpid() == PID:  # a child shares what the loop waits with
+                loop.remove_reader(control)
+
+    def wake_up(wake):
+        loop.remove_reader(control)
+        if not wake.done():
+            wake.set_result(None)
+    tending = True
+    try:
+        for _ in range(TASK_ERRORS_MAX):
+            if loop.is_closed() or loop.is_running() or has_request():  # it may run in a thread of the user's
+                break
+            _, error = guarded(run_until_request)
+            was_stopped = type(error) is RuntimeError and not loop.is_closed()  # by `loop.stop()`
+            if getpid() != PID:  # a fork in a task: see stop_in_child
+                leave_child(None if was_stopped else error)
+            if error is not None and not was_stopped:
+                text, _ = report(error)
+                guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+                if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    break  # the loop can't run
+        guarded(drop_loops_handler)
+    finally:
+        tending = False
+        flush(getattr(sys, "stdout", None))
+
+def stop_in_child():
+    """A child that a task has forked between two cells runs to the end of the task's step."""
+    if tending:
+        loop.stop()
+
+os.register_at_fork(after_in_child=stop_in_child)
+
+def leave_child(error):
+    """A child of os.fork reached the end of its cell or task: it exits as at a script's end, and sends nothing."""
+    text, code = (None, 0) if error is None else report(error)
+    guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+    settle_streams()
+    _exit(code)
+
 # -- imports and pictures -------------------------------------------------------------------------------------------
 
 def find_package(name, path=None, target=None):
     """The last resort for a missing import, wherever this finder stands: it asks the others, then has the server
     install the package."""
-    wanted = armed and not interrupted and not asking and name not in asked and len(asked) < LOOKS_MAX
+    wanted = armed and unanswered and not interrupted and not asking and name not in asked and len(asked) < LOOKS_MAX
     wanted = wanted and get_ident() == MAIN_THREAD and getpid() == PID
     if not wanted or not is_package(name) or not is_cells_own(sys._getframe(1)):
         return None
@@ -509,11 +738,11 @@ def find_package(name, path=None, target=None):
         return spec
     why_not = why_not_installed(name)
     if why_not:
-        install_notes.append(why_not)
+        cell_notes.append(why_not)
     elif install(name):
         spec = find(name)
         if spec is None:
-            install_notes.append(f"this process finds no module {name} in what was installed: look up by which name it "
+            cell_notes.append(f"this process finds no module {name} in what was installed: look up by which name it "
                                  "is imported, or start anew with reset(restart=true)")
     return spec
 
@@ -557,7 +786,7 @@ def note_what_was_replaced(dist_info):
         is_in_it = f"{name}.py" in files or f"{name}/__init__.py" in files
         version = getattr(modules.get(name), "__dict__", {}).get("__version__")
         if is_in_it and name[0] != "_" and not dist_info.endswith(f"-{version}.dist-info"):
-            install_notes.append(f"{name} was loaded before the install brought another one: this process goes on with "
+            cell_notes.append(f"{name} was loaded before the install brought another one: this process goes on with "
                                  "the old one, reset(restart=true) starts anew with the new one")
 
 def why_not_installed(name):
@@ -662,25 +891,27 @@ def is_cell(frame):
     name = frame.f_code.co_filename
     return name in may_fail and (name[0] == "<" or frame.f_globals is scope)  # not one whose lines were forgotten
 
-def find_pyplot(name, path=None, target=None):
-    """The first finder: pyplot's `show`, which can't show anything here, becomes ours."""
-    spec = PathFinder.find_spec(name, path) if name == "matplotlib.pyplot" else None
+def find_shows(name, path=None, target=None):
+    """The first finder: what can't show anything here becomes ours (SHOWS). It notes the time of each import."""
+    imported[name] = time_ns()
+    spec = PathFinder.find_spec(name, path) if name in SHOWS else None
     if spec is not None:
         load = spec.loader.exec_module
 
         def load_with_our_show(module):
             load(module)
-            module.show = show_figures
+            holder, _, function = SHOWS[name].rpartition(".")
+            setattr(getattr(module, holder, module), function, OURS.get(name, show))
         spec.loader.exec_module = load_with_our_show
     return spec
 
-class PyplotFinder:
-    find_spec = find_pyplot
+class ShowsFinder:
+    find_spec = find_shows
 
 class PackageFinder:
     find_spec = find_package
 
-sys.meta_path.insert(0, PyplotFinder)
+sys.meta_path.insert(0, ShowsFinder)
 sys.meta_path.append(PackageFinder)
 
 def show_figures(*_, **__):
@@ -700,28 +931,217 @@ def show_figures(*_, **__):
 def close_figures():
     modules["matplotlib.pyplot"].close("all")
 
+def display(*values, raw=False, display_id=None, **_):
+    """As IPython's: shows each value as a last expression is shown. A raw one is a dict of forms."""
+    for value in values:
+        text, is_shown = show_value(Forms(value) if raw else value)
+        if not is_shown:
+            print(text)
+    return Forms({}) if display_id else None
+
+def show(value, *_, **__):
+    """In place of a chart's own."""
+    display(value)
+
+class Forms:
+    """What `display` is given raw; also its handle, by which something else is shown."""
+
+    def __init__(self, forms):
+        self.forms = forms
+
+    def _repr_mimebundle_(self, **_):
+        return self.forms
+
+    def display(self, *values, **options):
+        display(*values, **options)
+    update = display
+
+OURS = {"matplotlib.pyplot": show_figures, "IPython.core.display_functions": display}  # elsewhere `show`
+if not hasattr(builtins, "display"):
+    builtins.display = display
+
 def show_value(value):
-    """Sends a figure as a PNG, and closes it; or the PNG that a value has for notebooks."""
-    if getpid() != PID:
-        return
-    data = None
+    """Sends the picture or the page that a value has. Returns the text for it as a last expression, and whether
+    anything was sent."""
+    text = plain(repr(value))
+    if type(value).__module__ == "builtins" or not unanswered or get_ident() != MAIN_THREAD or getpid() != PID:
+        return text, False  # nothing else to show; or between two cells, in a thread, in a child process
+    kind, data = form_of(value, text)
+    if kind in ("plain", "markdown", "latex"):
+        return plain(data), False
+    data = late_import("binascii").b2a_base64(data, newline=False).decode()
+    send({"op": "image", "kind": kind, "data": data[at : at + PART_CHARS], "more": at + PART_CHARS < len(data)}
+         for at in range(0, len(data), PART_CHARS))
+    return "" if kind == "html" else text, True
+
+def form_of(value, text):
+    """The best form of a value, and its data: a text, or bytes. A repr that says something goes before all but
+    pictures: tables and models have pages too."""
     if isinstance(value, getattr(modules.get("matplotlib.figure"), "Figure", ())):
-        buffer = BytesIO()
-        pyplot = modules.get("matplotlib.pyplot")
+        return "png", draw(value)
+    if "bokeh.embed" in modules and isinstance(value, getattr(modules.get("bokeh.models"), "LayoutDOM", ())):
+        page = modules["bokeh.embed"].file_html(value, modules["bokeh.resources"].CDN, _always_new=True)
+        return "html", plain(page).encode()
+    bundle = made_by(value, "mimebundle", include=None, exclude=None)
+    bundle = bundle if isinstance(bundle, dict) else {}
+    says_nothing = type(value).__repr__ is object.__repr__ or text.endswith(" object>")
+    for kind, mime in FORMS.items():
+        if kind == "markdown" and not says_nothing and str(type(value).__module__).split(".")[0] not in PAGES:
+            break
+        data = as_form(kind, bundle.get(mime) or made_by(value, kind))
+        if kind == "png" and data and len(data) > PICTURE_BYTES_MAX:  # a photograph is smaller as a JPEG
+            smaller = as_form("jpeg", made_by(value, "jpeg"))
+            return ("jpeg", smaller) if smaller else (kind, data)
+        if data:
+            return kind, data
+    return "plain", text
+
+def as_form(kind, data):
+    """What a value gives for a form: the text of one that is a text, else bytes; None where it is something else."""
+    if kind in ("png", "jpeg"):
         try:
-            value.savefig(buffer, format="png")
-        finally:
-            if hasattr(pyplot, "close"):
-                pyplot.close(value)
-        data = buffer.getvalue()
-    elif hasattr(type(value), "_repr_png_"):
-        data = value._repr_png_()
-        data = data[0] if isinstance(data, tuple) else data
-        data = late_import("binascii").a2b_base64(data) if isinstance(data, str) else data  # as IPython's Image
-    if isinstance(data, (bytes, bytearray)) and data[:4] == b"\x89PNG":
-        text = late_import("binascii").b2a_base64(data, newline=False).decode()
-        send({"op": "image", "data": text[at : at + PART_CHARS], "more": at + PART_CHARS < len(text)}
-             for at in range(0, len(text), PART_CHARS))
+            return late_import("binascii").a2b_base64(data) if isinstance(data, str) else bytes(memoryview(data))
+        except (TypeError, ValueError):
+            return None
+    if not isinstance(data, str):
+        return None
+    return plain(data).encode() if kind in ("svg", "html") else data
+
+def made_by(value, kind, **options):
+    """What a value's method for notebooks makes, without its metadata; None where it has none, or where that fails."""
+    method = f"_repr_{kind}_"
+    if not callable(getattr(type(value), method, None)):
+        return None
+    try:
+        data = getattr(value, method)(**options)
+    except Exception as error:
+        cell_notes.append(f"{method} of {type(value).__name__} failed: {type(error).__name__}: {error}")
+        return None
+    return data[0] if isinstance(data, tuple) and data else data
+
+def draw(figure):
+    """A figure as a PNG. It is closed."""
+    buffer = BytesIO()
+    pyplot = modules.get("matplotlib.pyplot")
+    try:
+        dpi = min(figure.dpi, SIDE_MAX / max(figure.get_size_inches()))
+        figure.savefig(buffer, format="png", dpi=dpi)
+    finally:
+        if hasattr(pyplot, "close"):
+            pyplot.close(figure)
+    return buffer.getvalue()
+
+# -- habits and changed modules -------------------------------------------------------------------------------------
+
+# What people write out of habit and Python refuses: the type of the error, a pattern for the line that it names and its
+# message, and what to write instead.
+HABITS = (
+    (SyntaxError, r"^\s*([\w, ]+=\s*)?!", "`!` is of IPython: subprocess.run('…', shell=True) runs a command"),
+    (SyntaxError, r"^\s*([\w, ]+=\s*)?%", "`%` is of IPython: here is plain Python, without magics"),
+    (SyntaxError, r"^\s*(\?{1,2}[\w.]+|[\w.]+\?{1,2})\s*\n", "`?` is of IPython: help(x) says what x is"),
+    (SyntaxError, r"^\s*(>>> |\.\.\. |In \[\d+\])", "prompts are no part of the code: leave them out"),
+    (NameError, r"name 'In' is not defined", "prompts are no part of the code: leave them out"),
+    (NameError, r"name 'Out' is not defined", "answers are not kept: give a value a name"),
+    (SyntaxError, r"^\s*(```|~~~)", "the fences of a code block are no part of the code: leave them out"),
+    (SyntaxError, r"\\!", "a shell or a host has put a backslash before the `!`: write it without"),
+    (SyntaxError, r"^\s*(pip3?|uv|conda) ", "a cell is no shell: an import installs what is missing, and "
+     "subprocess.run('…', shell=True) runs a command"),
+    (NameError, r"get_ipython", "this is no IPython: there are no magics, and nothing of get_ipython()"),
+    (RuntimeError, r"no running event loop|cannot be called from a running event loop|no current event loop",
+     "a cell may await at its top level, `await f()`, without asyncio.run"),
+)
+
+def hint_at_habit(error):
+    """What to write instead, where the error is that of a habit; "" for none."""
+    if isinstance(error, SyntaxError) and error.filename not in sources:
+        return ""  # of a text that the cell has compiled
+    shown = "%s\n%s" % (getattr(error, "text", None) or "", error)
+    search = late_import("re").search
+    for kind, pattern, hint in HABITS:
+        if isinstance(error, kind) and search(pattern, shown):
+            return hint
+    return ""
+
+def hint_at_loop():
+    """Where a cell was interrupted: it may have waited for an answer of the session's own server."""
+    if loop is None or loop.is_closed() or cell_awaits:
+        return ""
+    watched_files = getattr(loop, "_selector", None)
+    is_busy = asyncio.all_tasks(loop) or watched_files and len(watched_files.get_map()) > 1  # one is the loop's own
+    return "servers and tasks stand still while a cell runs that does not await; " \
+        "`await asyncio.to_thread(f)` calls f beside them" if is_busy else ""
+
+imported = {}  # by name, when a module was looked for last, in nanoseconds: for its import, or to be reloaded
+watched = {}  # by name, the project's modules: the file, and the time of its last change that is known
+modules_watched = 0  # how many modules there were at the last look for new ones
+next_look = 0.0  # by `monotonic`: so that looking takes 1 % of the time at most
+PAUSE_MAX = 5  # seconds between two looks
+LISTED_MAX = 10  # names of modules in a note
+
+def note_changed_modules():
+    """Says which modules of the project have changed on disk since they were imported, each change once. No attribute
+    of a module is asked for: that could run code of the user's."""
+    global modules_watched, next_look
+    begin = monotonic()
+    if begin < next_look:
+        return []
+    if len(modules) != modules_watched:
+        modules_watched = len(modules)
+        watch_new_modules()
+    changed = []
+    for name, (file, known) in list(watched.items()):
+        now = time_changed(file)
+        if now != known:
+            watched[name] = file, now
+            if name in modules and now > imported.get(name, 0):
+                changed.append(name)
+    end = monotonic()
+    next_look = end + min(100 * (end - begin), PAUSE_MAX)
+    if not changed:
+        return []
+    users = users_of(changed) if len(changed) <= LISTED_MAX else []
+    used = f", used by {listed(users)}" if users else ""
+    return [f"changed on disk since import: {listed(changed)}{used}. Reload these in this order with importlib.reload "
+            "and import again what was taken from them, or start anew with reset(restart=true)"]
+
+def watch_new_modules():
+    here = os.getcwd() + "/"
+    for name in list(modules):
+        module = modules.get(name)
+        file = module.__dict__.get("__file__") if type(module) is type(sys) else None
+        if name in watched or type(file) is not str or "-packages/" in file or file.startswith(STDLIB):
+            continue
+        if os.path.realpath(file).startswith(here):  # one that was imported before us is taken for what is there
+            watched[name] = file, None if name in imported else time_changed(file)
+
+def users_of(names):
+    """The modules of the project that have some of these, or something that was defined there, directly or not."""
+    used = {name: modules_used(modules.get(name)) for name in watched}
+    found = list(names)
+    for name in found:  # which grows meanwhile
+        users = [user for user in watched if name in used[user] and not name.startswith(user + ".")]
+        found += [user for user in users if user not in found]
+    return found[len(names) :]
+
+def modules_used(module):
+    names = set()
+    for value in list(module.__dict__.values()) if type(module) is type(sys) else ():
+        if type(value) is type(sys):
+            names.add(value.__dict__.get("__name__"))
+        elif type(value) in (FUNCTION, type):
+            names.add(value.__module__)
+    return names
+
+def listed(names):
+    more = f" and {len(names) - LISTED_MAX} more" if len(names) > LISTED_MAX else ""
+    return ", ".join(names[:LISTED_MAX]) + more
+
+def time_changed(file):
+    """When a file was written, renamed or replaced, in nanoseconds; 0 where it is gone."""
+    try:
+        return os.stat(file).st_ctime_ns
+    except OSError:
+        return 0
 
 # -- requests and their answers -------------------------------------------------------------------------------------
 
@@ -746,29 +1166,66 @@ def describe(error):
     code = error.code
     if code is None or isinstance(code, int):
         code = int(code or 0)
+        place = own_part(error.__traceback__)
+        lines = sources[place.tb_frame.f_code.co_filename][2] if place else ()
+        if not code and place and place.tb_lineno < len(lines):
+            cell_notes.append("SystemExit ended the cell in line %d: what follows was not run" % place.tb_lineno)
         return ("SystemExit: %d" % code if code and getpid() == PID else None), code & 255
     sys.stderr.write("%s\n" % (code,))
     return None, 1
 
+def own_part(place):
+    """What of a traceback is the cell's: the frames before are ours, and the event loop's."""
+    while place is not None and not is_cell(place.tb_frame):
+        place = place.tb_next
+    return place
+
 def format_error(error):
     """The traceback as Python prints it, without the frames of this file."""
-    ours, first = is_cell.__code__.co_filename, error.__traceback__
-    while first is not None and not is_cell(first.tb_frame):
-        first = first.tb_next  # ours, and the event loop's
+    ours, first = is_cell.__code__.co_filename, own_part(error.__traceback__)
     sys.last_type, sys.last_traceback = type(error), first  # as the REPL does, for post-mortem looks
     sys.last_value = sys.last_exc = error
+    linecache.cache.update(sources)
     shown = TracebackException(type(error), error, first or error.__traceback__)
     is_compile_error = all(frame.filename == ours for frame in shown.stack)  # of our `compile` of a tree
     if is_compile_error and type(error) is SyntaxError and error.text is None and error.filename in sources:
         shown.text = sources[error.filename][2][error.lineno - 1]
     parts = shown.format_exception_only() if is_compile_error else shown.format()
-    return "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
+    text = "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
+    for file, name in named_files.items():
+        text = text.replace('File "%s", line ' % file, 'File "%s", line ' % name)
+    return text
 
 def visible_names():
     return sorted(name for name in list(scope) if type(name) is str and not name.startswith("__"))
 
-def list_vars(_request):
-    return plain(", ".join(visible_names())) or "No variables defined"
+def list_vars(request):
+    names = visible_names()
+    told = [f"{name}: {details(scope[name])}" for name in names if name in scope] if request["details"] else names
+    return plain(("\n" if request["details"] else ", ").join(told)) or "No variables defined"
+
+def details(value):
+    """The type of a value, and its shape, length or short value. No code of the user's runs for that: the types are the
+    standard library's own, or those of a package that holds arrays and tables."""
+    kind = type(value)
+    name = type.__dict__["__name__"].__get__(kind)
+    home = str(type.__dict__["__module__"].__get__(kind))
+    is_of_home = getattr(modules.get(home), "__dict__", {}).get(name) is kind
+    if value is None:
+        return "None"
+    if kind is type(sys):
+        return f"module {value.__dict__.get('__name__')}"
+    if kind in (int, float, complex, bool) and not abs(value) >= 1e100 or kind in (str, bytes) and len(value) <= 60:
+        return f"{name} {value!r}"
+    if is_of_home and home in ("builtins", "collections", "array") and name in SIZED:
+        return f"{name} of length {len(value)}"
+    if is_of_home and home.partition(".")[0] in SHAPED:
+        shape = getattr(value, "shape", None)
+        return f"{name} {value}" if shape == () else f"{name} {tuple(shape)}" if isinstance(shape, tuple) else name
+    return name
+
+SIZED = "str bytes bytearray list tuple dict set frozenset range OrderedDict defaultdict Counter deque array".split()
+SHAPED = "numpy pandas polars torch xarray scipy jax jaxlib pyarrow".split()
 
 def pass_over():
     """In place of a KeyboardInterrupt that comes too late."""
@@ -783,6 +1240,9 @@ def reset(_request):
     scope.update(first_scope)
     for name in ("last_type", "last_value", "last_exc", "last_traceback"):  # they keep a failed cell's variables
         vars(sys).pop(name, None)
+    tasks = asyncio.all_tasks(loop) if loop is not None else ()
+    if tasks:
+        cell_notes.append("%d tasks of the event loop go on; reset(restart=true) ends them" % len(tasks))
     if "__annotations__" in first_scope:  # until 3.13; then they are made where they are asked for
         scope["__annotations__"] = {}
     try:
@@ -796,13 +1256,13 @@ def reset(_request):
 OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset, "list_vars": list_vars}
 
 def serve(request):
-    global interrupted, raises_from, unanswered
-    interrupted, raises_from, unanswered = False, 0.0, True
+    global interrupted, raises_from, unanswered, cell_awaits
+    interrupted, raises_from, unanswered, cell_awaits = False, 0.0, True, False
     asked.clear()
-    install_notes.clear()
+    cell_notes.clear()
     take_back()  # where a handler of the user's kept `answer` from it
     lend(request)
-    result, error = guarded(lambda: OPERATIONS[request["op"]](request))
+    result, error = guarded(lambda: refuse() if is_refused else OPERATIONS[request["op"]](request))
     if "matplotlib" in modules and "code" in request:  # a cell, or the startup script
         if error is None or not interrupted:
             _, failed = guarded(show_figures)
@@ -810,6 +1270,11 @@ def serve(request):
         if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
             guarded(close_figures)
     answer(result, error)
+
+def refuse():
+    """In place of a cell that was interrupted before it began."""
+    cell_notes.append("the cell was not run: a task held up the event loop, until the interrupt")
+    raise KeyboardInterrupt
 
 def lend(request):
     """Sets what holds for one cell only: its stdin, sys.argv, and for a script `__file__` and its folder on sys.path.
@@ -874,7 +1339,7 @@ def take_back():
 def hint_at_missing(error):
     """The advice for a ModuleNotFoundError, be it the error or a cause of it; "" for none."""
     for _ in range(LOOKS_MAX):
-        if type(error) is ModuleNotFoundError and is_package(error.name) and error.name not in asked:
+        if type(error) is ModuleNotFoundError and is_package(error.name) and error.name not in {*asked, *modules}:
             name = error.name
             return why_not_installed(name) or f"{name} is not installed; `import {name}` in a cell installs it"
         error = error.__context__ if error.__cause__ is None else error.__cause__
@@ -885,22 +1350,28 @@ def hint_at_missing(error):
 def answer(result, error):
     global unanswered
     take_back()
+    if getpid() != PID:
+        leave_child(error)
     text, code = (None, 0) if error is None else report(error)
-    if getpid() != PID:  # a child of os.fork reached the cell's end: it exits as at a script's end, and sends nothing
-        guarded(lambda: sys.stderr.write(text + "\n" if text else ""))
-        settle_streams()
-        _exit(code)
     notes = settle_streams()
     flush_libc()
-    notes += install_notes
-    if error is not None and not interrupted:
-        hint, _ = guarded(lambda: hint_at_missing(error))
+    notes += cell_notes
+    if error is not None:
+        hint, _ = guarded(hint_at_loop if interrupted else lambda: hint_at_missing(error) or hint_at_habit(error))
         notes += [hint] if hint else []
+    if watched or len(modules) != modules_watched:
+        changed, _ = guarded(note_changed_modules)
+        notes += changed or []
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
     for at in starts:
         send([{"op": "part", "text": result[at : at + PART_CHARS]}])
     unanswered = False  # before the frame: what is raised behind it must not be answered again
     send([{"op": "done", "result": result[len(starts) * PART_CHARS :], "error": text, "exit": code, "notes": notes}])
+
+def next_request():
+    if loop is not None:
+        tend()
+    return receive()
 
 def main():
     send([{"op": "ready", "version": "%d.%d.%d" % sys.version_info[:3],
@@ -908,7 +1379,7 @@ def main():
            "pid": PID}])
     while True:
         try:
-            for request in iter(receive, None):
+            for request in iter(next_request, None):
                 if request["op"] in OPERATIONS:  # a late `looked` or `installed` is passed over
                     serve(request)
             if ON_MACOS:  # noqa: F821  # a server that was killed can't kill a worker that does not leave by itself

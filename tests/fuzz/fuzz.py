@@ -337,8 +337,8 @@ size = int(sys.argv[2].split(".read(")[1].split(")")[0])
 while size > 0:
     size -= len(control.recv(min(size, 65536)))
 frames = [b'{"op": "ready", "version": "3", "pid": ' + str(os.getpid()).encode() + b'}', b'{"op": "ready"}', b'{"op": "done", "result": "1", "error": null, "exit": 0, "notes": []}',
-    b'{"op": "done"}', b'{"op": "part", "text": "abc"}', b'{"op": "image", "data": "iVBORw0KGgo=", "more": false}',
-    b'{"op": "image", "data": 5, "more": true}', b'{"op": "look", "number": 1}', b'{"op": "install", "number": 1, "name": "zz", "package": "zz"}',
+    b'{"op": "done"}', b'{"op": "part", "text": "abc"}', b'{"op": "image", "kind": "png", "data": "iVBORw0KGgo=", "more": false}',
+    b'{"op": "image", "kind": "jpeg", "data": "/9j/wAAL", "more": false}', b'{"op": "image", "kind": "html", "data": 5, "more": true}', b'{"op": "look", "number": 1}', b'{"op": "install", "number": 1, "name": "zz", "package": "zz"}',
     b'{"op": "install", "number": [], "name": "zz", "package": "--x"}', b'{"op": "look", "number": []}',
     b'{"op": "done", "result": 5, "error": [], "exit": 1e99, "notes": [1, "n"]}', b'{}', b'[]', b'5', b'not json', b'\xff\xff',
     b'{"op": "done", "result": "' + b"a" * 300000 + b'", "error": null, "exit": 0, "notes": []}', b'{"op": 5}', b'{"op": "part", "text": null}']

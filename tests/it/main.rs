@@ -8,12 +8,14 @@
 //! | protocol | what comes on stdin, and what goes out on stdout |
 //! | shutdown | the ways a server ends, and what is left behind: nothing |
 //! | cells | the world that a cell's code sees, and how a cell ends |
+//! | background | the loop of top-level await between cells |
 //! | abuse | what user code may patch, close, replace or fork |
 //! | output | what a cell answers: order, completeness, truncation, files |
 //! | pictures | figures and images: blocks, files, events, limits |
 //! | packages | the builtin's environment, and what an import installs |
 //! | interrupts | time-outs, interrupts, deaths, and what is said of them |
 //! | tools | the nine tools and their contracts |
+//! | habits | what people are used to from notebooks |
 //! | host | what the server learns about the process that started it |
 //! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
 //! | repl | the console that the client is at a terminal, in a real pseudo-terminal |
@@ -28,8 +30,10 @@ mod procs;
 mod tokens;
 
 mod abuse;
+mod background;
 mod bridge;
 mod cells;
+mod habits;
 mod host;
 mod install;
 mod interrupts;

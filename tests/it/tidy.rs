@@ -15,9 +15,9 @@ use std::process::Command;
 /// The budgets of what a reader has to read: tokens in all, and tokens a line of code on average, so that lines are not
 /// packed to look short. The counting rule is in tokens.rs. On 2026-11-27 (commit fc0af27) main.rs had 41,833 and 13.2,
 /// worker.py 3,772 and 8.7.
-const MAIN_TOKENS_MAX: usize = 58_500;
+const MAIN_TOKENS_MAX: usize = 60_000;
 const MAIN_TOKENS_A_LINE_MAX: f64 = 11.5;
-const WORKER_TOKENS_MAX: usize = 6_000;
+const WORKER_TOKENS_MAX: usize = 9_100;
 const WORKER_TOKENS_A_LINE_MAX: f64 = 8.5;
 const LINE_CHARS_MAX: usize = 120;
 /// From the line of its `fn` to that of its last brace: a function fits on a screen.
@@ -527,6 +527,7 @@ fn the_worker_imports_the_standard_library_alone_and_starts_no_thread() {
         "_thread",
         "asyncio",
         "binascii",
+        "contextvars",
         "builtins",
         "collections",
         "ctypes",
@@ -534,11 +535,13 @@ fn the_worker_imports_the_standard_library_alone_and_starts_no_thread() {
         "io",
         "itertools",
         "faulthandler",
+        "hashlib",
         "importlib",
         "json",
         "linecache",
         "opcode",
         "os",
+        "re",
         "select",
         "shlex",
         "signal",

@@ -318,7 +318,7 @@ fn every_argument_is_typed_and_described_and_no_other_is_taken() {
         (vec![("interpreter", text()), ("seconds", number())]),
         (vec![("interpreter", text())]),
         (vec![("interpreter", text()), ("restart", ("boolean", false))]),
-        (vec![("interpreter", text())]),
+        (vec![("interpreter", text()), ("details", ("boolean", false))]),
         (vec![]),
         (vec![
             ("name", ("string", true)),

@@ -703,7 +703,8 @@ fn a_figure_that_was_drawn_before_its_call_ended_comes_once() {
     let folder = server.folder().project().join("matplotlib");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("__init__.py"), "").unwrap();
-    let figure = "class Figure:\n    def savefig(self, file, format): file.write(b'\\x89PNG picture')\n";
+    let figure = "class Figure:\n    dpi = 100\n    def get_size_inches(self): return 1, 1\n\
+                  \x20   def savefig(self, file, format, dpi): file.write(b'\\x89PNG picture')\n";
     fs::write(folder.join("figure.py"), figure).unwrap();
     let pyplot = "from matplotlib.figure import Figure\nopen_ones = {}\n\
                   def figure(_=None): return open_ones.setdefault(1, Figure())\n\
