@@ -667,7 +667,9 @@ def tend():
         goes on to hold up the loop."""
         global is_refused, instead_of_raising
         nonlocal held_since
-        is_refused = is_refused or has_request()
+        if not has_request():
+            return
+        is_refused = True
         held_since = held_since or monotonic()
         if monotonic() > held_since + TASK_PATIENCE:
             instead_of_raising = None
