@@ -3687,11 +3687,16 @@ fn cursor_up(text: &[u8]) -> Option<(usize, usize)> {
     Some((rows.parse().unwrap_or(1), start))
 }
 
-/// Whether this is one escape sequence that erases nothing, such as a reset of colours.
+/// Whether this is nothing but escape sequences that erase nothing, such as a reset of colours.
 fn is_sequence(text: &[u8]) -> bool {
-    let Some(rest) = text.strip_prefix(b"\x1b[") else { return false };
-    let end = rest.iter().position(u8::is_ascii_alphabetic);
-    end.is_some_and(|at| at + 1 == rest.len()) && !text.ends_with(b"J") && !text.ends_with(b"K")
+    let mut rest = text;
+    while let Some(sequence) = rest.strip_prefix(b"\x1b[") {
+        match sequence.iter().position(u8::is_ascii_alphabetic) {
+            Some(end) if !matches!(sequence[end], b'J' | b'K') => rest = &sequence[end + 1..],
+            Some(_) | None => return false,
+        }
+    }
+    rest.is_empty()
 }
 
 /// Bytes as text: those that are not UTF-8 become escapes.

@@ -892,6 +892,13 @@ fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
 }
 
 #[test]
+fn a_bar_stays_though_escape_sequences_follow_its_last_return() {
+    let bar = "bar 100%\r\x1b[0m\x1b[?25h";
+    assert_eq!(given_out([bar.as_bytes()]), "bar 100%\x1b[0m\x1b[?25h");
+    assert_eq!(given_out([&b"50%\r\x1b[0m\x1b[31m100%"[..]]), "\x1b[0m\x1b[31m100%");
+}
+
+#[test]
 fn a_line_without_an_end_is_given_out_before_it_is_too_long_to_keep() {
     let piece = "x".repeat(1_000);
     assert_eq!(given_out([piece.as_bytes(); 1_000]).len(), 1_000_000);
