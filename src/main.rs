@@ -3571,6 +3571,7 @@ struct Overwritten {
     below: Vec<u8>,       // the lines below the cursor, each with its newline
     is_given_out: bool,   // the beginning of the line was
     has_returned: bool,   // the cursor is at the line's beginning: what follows is written over it
+    returned_at: usize,   // how long the line was then; what stands behind that are escape sequences
     has_moved: bool,      // it came there from another line, and not by a carriage return
     is_rewritten: bool,   // it was there before
     chars_given_out: u64, // in all, without those that were taken back
@@ -3582,14 +3583,15 @@ impl Overwritten {
         let mut counted = shown.len(); // the characters of what stands before this are in `chars_given_out`
         for part in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r' | b'A' | b'K')) {
             let written = part.strip_suffix(b"\n").or(part.strip_suffix(b"\r")).unwrap_or(part);
-            if self.has_returned && !written.is_empty() && !is_sequence(written) {
+            self.line.extend_from_slice(written);
+            let start = self.returned_at.min(self.line.len());
+            if self.has_returned && !is_sequence(&self.line[start..]) {
                 self.has_returned = false;
-                self.line.clear();
+                self.line.drain(..start);
                 if mem::take(&mut self.is_given_out) {
                     shown.push(b'\n');
                 }
             }
-            self.line.extend_from_slice(written);
             if part.ends_with(b"\r") {
                 self.return_to_beginning(false);
             } else if part.ends_with(b"\n") {
@@ -3602,6 +3604,7 @@ impl Overwritten {
             } else if self.line.len() > LINE_BYTES_HELD {
                 shown.append(&mut self.line);
                 self.is_given_out = true;
+                self.returned_at = 0;
             }
         }
         self.chars_given_out += count_chars(&shown[counted..]);
@@ -3610,6 +3613,7 @@ impl Overwritten {
     fn return_to_beginning(&mut self, has_moved: bool) {
         self.has_moved = has_moved;
         self.has_returned = true;
+        self.returned_at = self.line.len();
         self.is_rewritten = true;
     }
 
@@ -3687,16 +3691,20 @@ fn cursor_up(text: &[u8]) -> Option<(usize, usize)> {
     Some((rows.parse().unwrap_or(1), start))
 }
 
-/// Whether this is nothing but escape sequences that erase nothing, such as a reset of colours.
+/// Whether this is nothing but escape sequences that erase nothing, such as a reset of colours, or may become that with
+/// what follows (ECMA-48, 5.4).
 fn is_sequence(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(sequence) = rest.strip_prefix(b"\x1b[") {
-        match sequence.iter().position(u8::is_ascii_alphabetic) {
-            Some(end) if !matches!(sequence[end], b'J' | b'K') => rest = &sequence[end + 1..],
-            Some(_) | None => return false,
+        let end = sequence.iter().position(|byte| !matches!(byte, 0x20..=0x3f)); // the byte that says what it does
+        match end.map(|end| (sequence[end], &sequence[end + 1..])) {
+            Some((b'J' | b'K', _)) => return false,
+            Some((byte, behind)) if byte.is_ascii_alphabetic() => rest = behind,
+            Some(_) => return false,
+            None => return true,
         }
     }
-    rest.is_empty()
+    matches!(rest, b"" | b"\x1b")
 }
 
 /// Bytes as text: those that are not UTF-8 become escapes.

@@ -872,6 +872,11 @@ fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
         ("a\r\r\rb\r\n", "b\r\n"),
         ("long\r\r\n", "long\r\n"),
         ("é…\ré\n\u{2028}\r✓\n", "é\n✓\n"),
+        ("bar 100%\r\x1b[0m\x1b[?25h", "bar 100%\x1b[0m\x1b[?25h"),
+        ("50%\r\x1b[0m\x1b[31m100%", "\x1b[0m\x1b[31m100%"),
+        ("a\r\x1b[0", "a\x1b[0"),
+        ("a\r\x1b[0\0b", "\x1b[0\0b"),
+        ("a\r\x1bb", "\x1bb"),
         // Bars below each other, as tqdm moves between them.
         ("\ra 0\n\rb 0\x1b[A\n\rb 1\x1b[A\ra 1\n\rb 0\x1b[A\n\n", "a 1\nb 0\n"),
         ("\ra\n\rb\x1b[A\n\r  \r\x1b[A\ra 9", "a 9"),
@@ -889,13 +894,6 @@ fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
         }
         assert_eq!(given_out(text.chunks(1)), expected, "{text:?} by bytes");
     }
-}
-
-#[test]
-fn a_bar_stays_though_escape_sequences_follow_its_last_return() {
-    let bar = "bar 100%\r\x1b[0m\x1b[?25h";
-    assert_eq!(given_out([bar.as_bytes()]), "bar 100%\x1b[0m\x1b[?25h");
-    assert_eq!(given_out([&b"50%\r\x1b[0m\x1b[31m100%"[..]]), "\x1b[0m\x1b[31m100%");
 }
 
 #[test]
