@@ -590,13 +590,16 @@ fn a_long_result_of_an_interrupted_cell_is_not_kept_for_a_reader_who_does_not_ke
 
 #[test]
 fn a_stream_says_why_a_pool_never_returns_while_it_runs() {
-    let (_server, socket) = start();
+    let (mut server, socket) = start();
     let code = "import multiprocessing\ndef f(n): return n\n\
                 with multiprocessing.get_context('spawn').Pool(1) as pool: pool.map(f, [1])";
     let mut stream = connect(&socket);
     stream.write_all(&post("/execute", &json!({"code": code, "stream": true, "timeout": 0}))).unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream)).map_while(Result::ok);
     assert!(lines.any(|line| line.starts_with("{\"note\":") && line.contains("starts a new Python")));
+    drop(stream);
+    assert_eq!(execute(&socket, "'the pool has ended'")["exit_code"], 0);
+    crate::cells::end_and_free(&mut server);
 }
 
 // ---- interrupts and hang-ups ---------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ fn multiprocessing_works_by_fork_and_says_why_it_cannot_by_spawn() {
 }
 
 /// The end of a session in which multiprocessing has semaphores: a killed one would leave them in /dev/shm.
-fn end_and_free(server: &mut Server) {
+pub fn end_and_free(server: &mut Server) {
     server.close_stdin();
     assert!(server.wait_exit(DEADLINE).success());
 }

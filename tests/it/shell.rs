@@ -354,11 +354,12 @@ fn a_script_that_redirects_its_output_leaves_the_next_cells_theirs() {
 /// Where new Pythons are started instead of forks, they find a script's functions by its `__file__`.
 #[test]
 fn a_script_can_use_multiprocessing_by_spawn() {
-    let (_server, socket, folder) = start_with_script();
+    let (mut server, socket, folder) = start_with_script();
     let script = "import multiprocessing as m\ndef double(n):\n    return 2 * n\nif __name__ == '__main__':\n    \
                   with m.get_context('spawn').Pool(1) as pool:\n        print(pool.map(double, [1, 2]))\n";
     fs::write(folder.join("pool.py"), script).unwrap();
     expect(run_in(&folder, &socket, &["pool.py"]), 0, "[2, 4]\n", "");
+    crate::cells::end_and_free(&mut server);
 }
 
 // ---- stdin ---------------------------------------------------------------------------------------------------------
