@@ -93,10 +93,10 @@
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
 //! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
 //! MCP_PY_HISTORY, its sockets' names in /tmp, `~/.claude-workspace/python_interpreter` (with the history of the
-//! client's console) and the folder of `install`, and nowhere else, but for three cases: `doctor` makes and removes a
-//! file in TMPDIR, /tmp and the folder for the configuration; where interpreters.json is a link, the file that it leads
-//! to is replaced; and what a cell is given as stdin stands in a file without a name in TMPDIR while somebody can read
-//! it.
+//! client's console, and the files of cells for which a library asks) and the folder of `install`, and nowhere else,
+//! but for three cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the configuration; where
+//! interpreters.json is a link, the file that it leads to is replaced; and what a cell is given as stdin stands in a
+//! file without a name in TMPDIR while somebody can read it.
 
 use serde_json::{json, Map, Value};
 use std::borrow::Cow;

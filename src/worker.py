@@ -1364,6 +1364,7 @@ def answer(result, error):
     if watched or len(modules) != modules_watched:
         changed, _ = guarded(note_changed_modules)
         notes += changed or []
+    notes = list(map(plain, notes))  # an error's words may stand in them
     starts = range(0, len(result) - PART_CHARS, PART_CHARS)  # of the pieces before the last
     for at in starts:
         send([{"op": "part", "text": result[at : at + PART_CHARS]}])

@@ -221,6 +221,9 @@ fn a_form_that_fails_or_is_none_leaves_the_repr_and_is_told() {
     server.ok("def make(**methods): return type('Q', (), {**methods, '__repr__': lambda self: '<Q>'})()");
     let failed = "[mcp-py: _repr_png_ of Q failed: ZeroDivisionError: division by zero]\n<Q>";
     check(&mut server, "make(_repr_png_=lambda self: 1/0)", failed);
+    // A note is text for the answer, whatever the error says.
+    let odd = server.ok("def odd(self): raise ValueError('\\ud800')\nmake(_repr_png_=odd)");
+    has(&mut server, &odd, &["failed: ValueError: \\ud800]\n<Q>"]);
     for code in [
         "make(_repr_html_=None, _repr_png_=None, _repr_mimebundle_=None)",
         "make(_repr_mimebundle_=lambda self, **_: ['image/png'])",
