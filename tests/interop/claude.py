@@ -27,6 +27,9 @@ ALLOW = {"permissions": {"allow": ["Bash(mcp-py-client:*)"]}}  # as README has i
 SANDBOX = {"sandbox": {"enabled": True}}
 OPEN_SANDBOX = {"sandbox": {"enabled": True, "network": {"allowAllUnixSockets": True}}}  # likewise
 BACKGROUND_SECONDS = 4
+# Claude Code parses a command before a rule can allow it, and asks about one that it has not parsed within 50 ms. On a busy machine
+# that happens now and then, so a session whose commands are all allowed is tried again.
+TRIES = 4
 
 
 def heredoc(code):
@@ -79,6 +82,14 @@ class Place:
         atexit.register(started.kill)
         return started
 
+    def allowed_session(self, *script):
+        """A session, tried again where Claude Code asks about one of its commands."""
+        for _ in range(TRIES):
+            came = self.session(*script)
+            if not was_asked(came[0]):
+                break
+        return came
+
     def session(self, *script, **more):
         """What the calls of a script come to, what Claude Code printed, and the requests to the model."""
         model = Model(script, Messages)
@@ -107,6 +118,10 @@ def results(model):
         return []
     errors = [bool(block.get("is_error")) for block in claude_blocks(model.requests[-1])]
     return list(zip(claude_texts(model.requests[-1]), errors))
+
+
+def was_asked(came):
+    return ("This command requires approval", True) in came
 
 
 def recordings():
@@ -191,7 +206,7 @@ def check_tools(place):
 
 
 def check_cells(place):
-    came, told, requests = place.session(
+    came, told, requests = place.allowed_session(
         of_claude("execute", code="x = 5\nprint('hi')\nx"),
         heredoc("print(x * 2)  # it's `the` same $x"),
         of_claude("execute", code=PICTURE),
@@ -228,34 +243,39 @@ def check_client(place):
     dictionary = heredoc("print({'a': 1})")
     piped = "Bash", {"command": "mcp-py-client <<'PY' | cat\nprint(2)\nPY"}
     unquoted = "Bash", {"command": "mcp-py-client <<PY\nprint(3)\nPY"}
-    told = place.session(dictionary, piped, unquoted, ("Bash", {"command": "mcp-py-client -c 'print({\"a\": 4})'"}))[0]
+    told = place.session(dictionary, piped, unquoted)[0]
     check("braces and quotes are asked about", told[0][1] and "brace" in told[0][0], told)
     check("so are a pipe behind a heredoc, and an end without quotes", told[1][1] and told[2][1], told)
-    check("but nothing after -c", told[3] == ("{'a': 4}", False), told)
+    told = place.allowed_session(("Bash", {"command": "mcp-py-client -c 'print({\"a\": 4})'"}))[0]
+    check("but nothing after -c", told == [("{'a': 4}", False)], told)
     place.allow(ALLOW, SANDBOX)
     plain = heredoc("print(dict(a=1))")
-    told = place.session(plain)[0][0]
+    told = place.allowed_session(plain)[0][0]
     forbidden = told[1] and told[0].startswith("Exit code 125") and "sandbox" in told[0]
     check("in its sandbox the client says that it is forbidden", forbidden, told)
     place.allow(ALLOW, OPEN_SANDBOX)
-    came = place.session(plain, ("Bash", {"command": "mcp-py-client -c 'print(2)' | cat"}))[0]
+    came = place.allowed_session(plain, ("Bash", {"command": "mcp-py-client -c 'print(2)' | cat"}))[0]
     check("where that allows Unix sockets the client works", came == [("{'a': 1}", False), ("2", False)], came)
     place.allow(ALLOW)
 
 
 def check_escape(place):
     """Esc: what it sends for that is the same as of a program that drives it."""
+    def say(message):
+        driven.stdin.write(json.dumps(message) + "\n")
+        driven.stdin.flush()
+
     for name, call in ("execute", lambda code: of_claude("execute", code=code)), ("the client", heredoc):
         started = place.project / ("spins-" + name.replace(" ", "-"))
-        model = Model([call("x = 1\n" + spins(started)), of_claude("execute", code="x + 1")], Messages)
-        driven = place.start(model, "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", stdin=subprocess.PIPE)
-
-        def say(message):
-            driven.stdin.write(json.dumps(message) + "\n")
-            driven.stdin.flush()
-
-        say({"type": "user", "message": {"role": "user", "content": "go"}})
-        eventually("a cell of %s spins" % name, started.exists)
+        for _ in range(TRIES):
+            model = Model([call("x = 1\n" + spins(started)), of_claude("execute", code="x + 1")], Messages)
+            driven = place.start(model, "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
+                                 stdin=subprocess.PIPE)
+            say({"type": "user", "message": {"role": "user", "content": "go"}})
+            eventually("a cell of %s spins" % name, lambda: started.exists() or was_asked(results(model)), lambda: results(model))
+            if started.exists():
+                break
+            driven.kill()
         say({"type": "control_request", "request_id": "1", "request": {"subtype": "interrupt"}})
         say({"type": "user", "message": {"role": "user", "content": "on"}})
         eventually("after Esc there is an answer", lambda: len(results(model)) == 2)
