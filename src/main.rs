@@ -215,6 +215,9 @@ const _: () = assert!(HEAD_CHARS + TAIL_CHARS <= TEXT_CHARS_MAX && 4 * HEAD_CHAR
 const MODERN: &str = "2026-07-28";
 const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const VERSIONS: [&str; 5] = [MODERN, LEGACY[0], LEGACY[1], LEGACY[2], LEGACY[3]];
+/// How the name of Gemini CLI begins. It parses the text of a result that has no `structuredContent` as JSON, and
+/// refuses the result where that is no object, as with `42`. An empty object keeps it from that.
+const GEMINI_CLI: &str = "gemini-cli-mcp-client";
 const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists: they never vary while we run
 
 /// What people set by variables of the environment. An empty one is not set.
@@ -397,7 +400,6 @@ struct Server {
     bridge: Option<Bridge>,          // None until the clerk has bound its socket
     stdin: Option<File>,             // None after its end
     agreed: Option<&'static str>,    // the version that `initialize` agreed on
-    client: String,                  // the name that `initialize` gave; empty for none
     drain_until: Option<Instant>,    // stdin has ended: what was asked before may still end until then
     exiting: Option<(i32, Instant)>, // we go with this exit code: workers may leave by themselves until then
 }
@@ -406,6 +408,7 @@ struct Server {
 /// lent whenever they may have something to answer.
 #[derive(Default)]
 struct Frontend {
+    client: String, // the name that `initialize` gave; empty for none
     last_key: u64,
     /// The requests that are not answered yet, by a key of our own, since a client may use an id twice.
     calls: BTreeMap<u64, Call>,
@@ -952,7 +955,11 @@ impl Frontend {
                     let mime_type = format!("image/{}", picture.kind.name());
                     content.push(json!({"type": "image", "data": block, "mimeType": mime_type}));
                 }
-                self.reply(reply_to, json!({"content": content, "isError": is_error}));
+                let mut result = json!({"content": content, "isError": is_error});
+                if self.client.starts_with(GEMINI_CLI) {
+                    result["structuredContent"] = json!({});
+                }
+                self.reply(reply_to, result);
             }
         }
     }
@@ -1136,7 +1143,7 @@ impl Server {
                 let asked = params["protocolVersion"].as_str();
                 let version = LEGACY.into_iter().find(|version| asked == Some(version)).unwrap_or(LEGACY[0]);
                 self.agreed = Some(version);
-                self.client = params["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
+                self.front.client = params["clientInfo"]["name"].as_str().unwrap_or_default().to_owned();
                 json!({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server_info(),
                        "instructions": instructions()})
             }
@@ -1207,7 +1214,8 @@ impl Server {
         };
         let token = Some(&params["_meta"]["progressToken"]);
         let token = token.filter(|token| token.is_string() || token.is_i64() || token.is_u64()).cloned();
-        let client = params["_meta"]["io.modelcontextprotocol/clientInfo"]["name"].as_str().unwrap_or(&self.client);
+        let client =
+            params["_meta"]["io.modelcontextprotocol/clientInfo"]["name"].as_str().unwrap_or(&self.front.client);
         let wait = usual_wait(client);
         let key = self.front.open_call(ReplyTo::Mcp { id: id.clone(), modern }, token);
         self.front.limit_wait(key, wait);
@@ -1651,9 +1659,9 @@ fn time_limit(argument: Option<f64>) -> Option<Duration> {
 /// known to allow, by the beginning of its name. None: as long as it takes.
 fn usual_wait(client: &str) -> Option<Duration> {
     const KNOWN: [(&str, Option<f64>); 4] = [
-        ("claude-code", None),                  // it moves long calls to the background
-        ("codex-mcp-client", Some(240.0)),      // of 300
-        ("gemini-cli-mcp-client", Some(540.0)), // of 600
+        ("claude-code", None),             // it moves long calls to the background
+        ("codex-mcp-client", Some(240.0)), // of 300
+        (GEMINI_CLI, Some(540.0)),         // of 600
         ("Visual Studio Code", Some(540.0)),
     ];
     if WAIT.value() != WAIT.default {

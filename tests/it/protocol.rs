@@ -953,6 +953,28 @@ fn an_array_is_refused_in_any_other_session() {
     }
 }
 
+/// Gemini CLI takes a text that is JSON for the structure of a result that has none, and refuses it if that is no object.
+#[test]
+fn gemini_cli_gets_an_empty_structure_and_other_hosts_none() {
+    for (name, structure) in [("gemini-cli-mcp-client-python", json!({})), ("it", Value::Null)] {
+        let mut server = Server::start();
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {},
+                            "clientInfo": {"name": name, "version": "1"}});
+        server.request("initialize", params);
+        for (tool, arguments) in [
+            ("execute", json!({"code": "6 * 7"})),
+            ("execute", json!({"code": "1 / 0"})),
+            ("list_vars", json!({})),
+            ("interrupt", json!({"interpreter": "nobody"})),
+        ] {
+            let result = server.request("tools/call", json!({"name": tool, "arguments": arguments}))["result"].clone();
+            assert_eq!(result["structuredContent"], structure, "{name}, {tool}: {result}");
+        }
+        let told = server.call("get_session_info", json!({})).structured;
+        assert!(told["socket_path"].is_string(), "{told}");
+    }
+}
+
 #[test]
 fn initialize_is_never_part_of_an_array() {
     let mut server = server_with_arrays();
