@@ -87,8 +87,8 @@
 //!
 //! Sections: 1 limits and names · 2 main and roles · 3 the server: loop, stdin, stdout, shutdown · 4 MCP methods ·
 //! 5 the tools · 6 interpreters · 7 cells and the calls that wait for them · 8 output and its files · 9 the builtin's
-//! environment and packages · 10 saved and discovered interpreters · 11 the bridge · 12 the client · 13 install and
-//! doctor · 14 the host · 15 mod rpc, mod http, mod sys
+//! environment and packages · 10 saved and discovered interpreters · 11 the bridge · 12 the client · 13 install,
+//! uninstall and doctor · 14 the host · 15 mod rpc, mod http, mod sys
 //!
 //! What the program never does: open a network connection (uv or pip do, for a cell's import), run a shell, signal a
 //! process outside of the groups that it started, or run a cell a second time. It writes in its output directory,
@@ -96,7 +96,8 @@
 //! client's console, and the files of cells for which a library asks) and the folder of `install`, and nowhere else,
 //! but for three cases: `doctor` makes and removes a file in TMPDIR, /tmp and the folder for the configuration; where
 //! interpreters.json is a link, the file that it leads to is replaced; and what a cell is given as stdin stands in a
-//! file without a name in TMPDIR while somebody can read it.
+//! file without a name in TMPDIR while somebody can read it. `uninstall` removes what it has written there, but for
+//! MCP_PY_HISTORY and, without --all, interpreters.json.
 
 use serde_json::{json, Map, Value};
 use std::borrow::Cow;
@@ -195,7 +196,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 const PROGRAM_LIMIT: Duration = Duration::from_secs(60); // for a Python that doctor asks something
 const INSTALL_LIMIT: Duration = Duration::from_secs(120);
 const OFFLINE_MEMORY: Duration = Duration::from_secs(60); // no install is tried for so long after there was no network
-const SOCKET_AGE_MIN: Duration = Duration::from_secs(10); // a younger socket that refuses is not taken for a dead one
+const SOCKET_AGE_MIN: Duration = Duration::from_secs(1); // a younger socket that refuses is not taken for a dead one
 const REQUEST_LIMIT: Duration = Duration::from_secs(10); // for an HTTP request to arrive
 const PEER_PATIENCE: Duration = Duration::from_secs(60); // for a peer to take some of an answer that is no stream
 const PEER_DRAIN: Duration = Duration::from_secs(1); // for a peer to hang up after its answer
@@ -325,6 +326,9 @@ usage: mcp-py server             speak MCP on stdin and stdout
        mcp-py client …           run code in the session's Python
        mcp-py install [--dir D]  copy this program and its two names to D
                                  (~/.local/bin), and try them
+       mcp-py uninstall [--dir D] [--all]
+                                 remove what install and the sessions have made,
+                                 with --all also the saved interpreters
        mcp-py doctor             say what it finds on this machine, and what to
                                  do about it
        mcp-py --version
@@ -346,17 +350,19 @@ fn main() -> ExitCode {
     match plain[..] {
         ["server"] => serve(),
         ["--version"] | ["server", "--version"] => say(io::stdout(), &version_line(), 0),
-        ["-h" | "--help"] | ["server" | "install" | "doctor", "-h" | "--help"] => say(io::stdout(), USAGE, 0),
+        ["-h" | "--help"] | ["server" | "install" | "uninstall" | "doctor", "-h" | "--help"] => {
+            say(io::stdout(), USAGE, 0)
+        }
         ["client", ..] => ExitCode::from(client(&words[1..])),
         ["server", "client", ..] => ExitCode::from(client(&words[2..])), // where only that name was copied
         ["install"] | ["install", "--dir", _] => match install(words.get(2)) {
             Ok(report) => say(io::stdout(), &report, 0),
             Err(why) => say(io::stderr(), &format!("mcp-py install: {why}\n"), 1),
         },
-        ["doctor"] => {
-            let (report, is_good) = doctor();
-            say(io::stdout(), &report, if is_good { 0 } else { 1 })
-        }
+        ["uninstall"] | ["uninstall", "--dir", _] => tell(uninstall(words.get(2), false)),
+        ["uninstall", "--all"] | ["uninstall", "--dir", _, "--all"] => tell(uninstall(words.get(2), true)),
+        ["uninstall", "--all", "--dir", _] => tell(uninstall(words.get(3), true)),
+        ["doctor"] => tell(doctor()),
         [] => say(io::stderr(), USAGE, 2),
         _ => say(io::stderr(), &format!("mcp-py: {:?} is not understood\n{USAGE}", plain.join(" ")), 2),
     }
@@ -4212,13 +4218,15 @@ fn is_same_file(path: &Path, open: &File) -> bool {
 }
 
 /// Removes what servers of this user left that were killed: sockets and output directories.
-fn remove_the_dead() {
+fn remove_the_dead() -> Vec<Fact> {
+    let mut removed = Vec::new();
     for path in sockets() {
         let Ok(socket) = fs::symlink_metadata(&path) else { continue };
         // A socket that was bound a moment ago may refuse only because nobody listens yet.
         let is_old = socket.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SOCKET_AGE_MIN));
-        if socket.uid() == sys::user_id() && is_old && is_dead(&path) {
-            let _ = fs::remove_file(&path);
+        let is_other = socket.is_file() || socket.is_dir();
+        if socket.uid() == sys::user_id() && !is_other && is_old && is_dead(&path) {
+            removed.push(remove(path.into()));
         }
     }
     for path in paths_in(temp_dir()) {
@@ -4227,8 +4235,18 @@ fn remove_the_dead() {
             continue;
         }
         if let Some(_held) = hold_dir(&path) {
-            let _ = fs::remove_dir_all(path);
+            removed.push(remove(path));
         }
+    }
+    removed
+}
+
+/// Removes a file, or a folder with all that is in it. Of links only the links go. What another process has removed
+/// meanwhile is removed as well.
+fn remove(path: PathBuf) -> Fact {
+    match if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) } {
+        Err(why) if why.kind() != ErrorKind::NotFound => ("not removed", Err(with_path(path)(why))),
+        _ => ("removed", Ok(path.display().to_string())),
     }
 }
 
@@ -4954,6 +4972,12 @@ fn saved_dir() -> Result<PathBuf, String> {
     Ok(home.join(".claude-workspace/python_interpreter"))
 }
 
+/// The folder by which servers and commands of one home know each other.
+fn configuration() -> Option<String> {
+    let dir = saved_dir().ok()?;
+    Some(fs::canonicalize(&dir).unwrap_or(dir).display().to_string())
+}
+
 /// What is in interpreters.json.
 struct SavedFile {
     list: Object, // the configurations by name
@@ -5377,7 +5401,8 @@ fn checked(tool: &str, mut given: Object, members: &[&str]) -> Result<Object, St
 fn health(surroundings: &Surroundings) -> Value {
     let Surroundings { host, project } = surroundings;
     json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": uptime(STARTED.0),
-        "session_id": host.session_id(), "project_dir": project.dir.to_string_lossy(), "host": host.name})
+        "session_id": host.session_id(), "project_dir": project.dir.to_string_lossy(), "host": host.name,
+        "configuration": configuration()})
 }
 
 impl Peer {
@@ -6225,6 +6250,16 @@ fn find_session() -> Result<Session, String> {
     Err(format!("no session for this shell: no program above it has started a server\n{refused}{advice}"))
 }
 
+/// The servers of this user and this home, for people, by their projects. One that does not tell its configuration's
+/// folder does not count. It is the Python original, which has no environment there, or an early mcp-py. That makes its
+/// environment anew when it next starts a Python.
+fn sessions_of_this_home() -> BTreeSet<String> {
+    let own_names = sockets().into_iter().filter(|path| !Path::new(path).is_symlink()); // links are the hosts' names
+    let mut live = ask_who_they_are(own_names.filter_map(|path| connect(&path).ok()));
+    live.retain(|_, health| configuration().is_some_and(|own| health["configuration"] == own));
+    live.values().map(introduced).collect()
+}
+
 /// A server for people.
 fn introduced(health: &Value) -> String {
     let member = |name: &str| health[name].as_str().unwrap_or("?");
@@ -6386,19 +6421,16 @@ finally:
         pass
 "##;
 
-// ── 13. Install and doctor ───────────────────────────────────────────────────────────────────────────────────────────
+// ── 13. Install, uninstall and doctor ────────────────────────────────────────────────────────────────────────────────
 
-/// The links that `install` makes beside `mcp-py`.
-const ROLES: [&str; 2] = ["mcp-py-server", "mcp-py-client"];
+/// The files that `install` makes: the program, and links to it.
+const NAMES: [&str; 3] = ["mcp-py", "mcp-py-server", "mcp-py-client"];
 
 /// Copies this program to a folder (~/.local/bin where none is given), links its two names to it there, and tries both.
 /// An older version may be running: its file is replaced by a rename. Returns what the user reads next, with what is
 /// missing.
 fn install(dir: Option<&OsString>) -> Result<String, String> {
-    let dir = match dir {
-        Some(dir) => PathBuf::from(dir),
-        None => home_dir().ok_or("there is no home directory: give --dir")?.join(".local/bin"),
-    };
+    let dir = install_dir(dir)?;
     fs::create_dir_all(&dir).map_err(|why| format!("{}: {why} (--dir takes another folder)", dir.display()))?;
     let dir = fs::canonicalize(&dir).map_err(with_path(&dir))?;
     let own = own_path().map_err(with_path("the file of this program"))?;
@@ -6413,6 +6445,68 @@ fn install(dir: Option<&OsString>) -> Result<String, String> {
     Ok(next_steps(&dir) + &what_is_missing(&dir))
 }
 
+fn install_dir(given: Option<&OsString>) -> Result<PathBuf, String> {
+    match given {
+        Some(dir) => Ok(dir.into()),
+        None => Ok(home_dir().ok_or("there is no home directory: give --dir")?.join(".local/bin")),
+    }
+}
+
+/// Removes what `install` has made (in the given folder, else where this program is installed, else in ~/.local/bin),
+/// and what servers and clients of this home have made; the saved interpreters only if `is_all`. A session that runs
+/// would lose its environment: then nothing is removed.
+fn uninstall(dir: Option<&OsString>, is_all: bool) -> Vec<Fact> {
+    let sessions = sessions_of_this_home();
+    if !sessions.is_empty() {
+        let refusal = |session| ("running", Err(format!("{session}: end its host first; nothing was removed")));
+        return sessions.into_iter().map(refusal).collect();
+    }
+    let own = own_path().unwrap_or_default();
+    let dir = match own.parent() {
+        Some(own_dir) if dir.is_none() && is_made_by_us(&own, false) => own_dir.into(),
+        _ => fs::canonicalize(install_dir(dir).unwrap_or_default()).unwrap_or_default(),
+    };
+    let folder = saved_dir().unwrap_or_default();
+    // The program goes before its links, by which it is known: what is cut short can be run again.
+    let places = paths_in(&folder).into_iter().chain(NAMES.map(|name| dir.join(name)));
+    let places = places.filter(|path| fs::symlink_metadata(path).is_ok());
+    let (made, others): (Vec<_>, Vec<_>) = places.partition(|path| is_made_by_us(path, is_all));
+    let mut facts: Vec<Fact> = made.into_iter().map(remove).chain(remove_the_dead()).collect();
+    for folder in folder.ancestors().take(2) {
+        let _ = fs::remove_dir(folder); // which only an empty one lets happen
+    }
+    if facts.is_empty() {
+        facts.push(("removed", Ok("nothing: there is nothing to remove".into())));
+    }
+    facts.extend(saved_dir().err().map(|why| ("not removed", Err(format!("what sessions have kept: {why}")))));
+    for path in others {
+        let is_saved = path.ends_with("interpreters.json");
+        let what = if is_saved { "the saved interpreters (--all removes them, too)" } else { "mcp-py did not make it" };
+        facts.push(("left", Ok(format!("{}: {what}", path.display()))));
+    }
+    facts.extend(LEFT_TO_DO.map(|what| ("left", Ok(what.into()))));
+    facts
+}
+
+const LEFT_TO_DO: [&str; 3] = [
+    "Claude Code's entry: `claude mcp remove --scope user python-interpreter` removes it",
+    "the rules for it in .claude/settings.json: mcp__python-interpreter and Bash(mcp-py-client:*)",
+    "what was run, if MCP_PY_HISTORY named a folder for that",
+];
+
+/// Whether a file is as `install` makes it, or as servers and clients make it beside the saved interpreters.
+fn is_made_by_us(path: &Path, is_all: bool) -> bool {
+    let Ok(file) = fs::symlink_metadata(path) else { return false };
+    let dir = path.parent().unwrap_or(path);
+    match path.file_name().and_then(OsStr::to_str).unwrap_or_default() {
+        "mcp-py" => file.is_file() && NAMES.iter().any(|name| leads_to_program(&dir.join(name), dir)),
+        "mcp-py-server" | "mcp-py-client" => leads_to_program(path, dir),
+        "interpreters.json" => file.is_file() && is_all,
+        "console_history" | "environments.lock" | "interpreters.lock" | "interpreters.new" => file.is_file(),
+        name => file.is_dir() && (name == "cells" || name.starts_with("env-3.")),
+    }
+}
+
 /// The file of this program, without links.
 fn own_path() -> io::Result<PathBuf> {
     env::current_exe().and_then(fs::canonicalize)
@@ -6421,22 +6515,15 @@ fn own_path() -> io::Result<PathBuf> {
 /// A file that `install` did not make is reported and never overwritten. A program is ours where it is the one that
 /// runs here, or where one of our links leads to it.
 fn refuse_foreign_files(dir: &Path, own: &Path) -> Result<(), String> {
-    let program = dir.join("mcp-py");
-    let mut is_ours = resolves_to(&program, own);
-    for role in ROLES {
-        let link = dir.join(role);
-        let is_our_link = leads_to_program(&link, dir);
-        ensure_free(&link, is_our_link)?;
-        is_ours |= is_our_link;
+    for name in NAMES {
+        let path = dir.join(name);
+        let is_own = name == NAMES[0] && resolves_to(&path, own);
+        let is_free = is_own || is_made_by_us(&path, false) || fs::symlink_metadata(&path).is_err();
+        let advice =
+            "remove it (if it is the Python package python-interpreter-mcp, by `uv tool uninstall`) and install again";
+        ensure(is_free, || format!("{} exists, and mcp-py did not make it: {advice}", path.display()))?;
     }
-    ensure_free(&program, is_ours)
-}
-
-fn ensure_free(path: &Path, is_ours: bool) -> Result<(), String> {
-    let advice =
-        "remove it (if it is the Python package python-interpreter-mcp, by `uv tool uninstall`) and install again";
-    let is_free = is_ours || fs::symlink_metadata(path).is_err();
-    ensure(is_free, || format!("{} exists, and mcp-py did not make it: {advice}", path.display()))
+    Ok(())
 }
 
 /// Whether a link leads to the `mcp-py` of this folder. That need not exist.
@@ -6456,8 +6543,8 @@ fn resolves_to(path: &Path, target: &Path) -> bool {
 fn put_in_place(own: &Path, copy: &Path, dir: &Path) -> io::Result<()> {
     fs::copy(own, copy)?;
     sync(&File::open(copy)?)?;
-    for role in ROLES {
-        let link = dir.join(role);
+    for name in &NAMES[1..] {
+        let link = dir.join(name);
         match symlink("mcp-py", &link) {
             Err(why) if !leads_to_program(&link, dir) => return Err(why),
             Err(_) | Ok(()) => {} // it leads to the program: made now or by another install
@@ -6534,16 +6621,37 @@ fn expect_two(role: &str, answer: &str) -> io::Result<()> {
     }
 }
 
-/// What doctor found of one thing, or what is wrong and what to do about it.
+/// What was found of one thing, or what is wrong and what to do about it.
 type Finding = Result<String, String>;
 
-/// What this machine has of what we need, a line each, and whether all that must be there is good.
-fn doctor() -> (String, bool) {
+/// Of what a finding is, and the finding: a line of doctor or uninstall.
+type Fact = (&'static str, Finding);
+
+/// Prints facts, a line each; returns the exit code, which tells whether all that must be good is.
+fn tell(facts: Vec<Fact>) -> ExitCode {
+    let is_optional = |fact| matches!(fact, "installer" | "setting");
+    let mut report = String::new();
+    let mut is_good = true;
+    for (fact, finding) in facts {
+        report += &match finding {
+            Ok(found) => format!("ok   {fact:<13} {}\n", found.trim_end()),
+            Err(why) if is_optional(fact) => format!("WARN {fact:<13} {why}\n"),
+            Err(why) => {
+                is_good = false;
+                format!("BAD  {fact:<13} {why}\n")
+            }
+        };
+    }
+    say(io::stdout(), &report, if is_good { 0 } else { 1 })
+}
+
+/// What this machine has of what we need.
+fn doctor() -> Vec<Fact> {
     let own = own_path().unwrap_or_default();
     let base = check_config(&Config::default());
     let builtin = base.clone().and_then(|base| find_environment(&base));
     let builtin_python = builtin.as_ref().ok().map(|(_, environment)| Path::new(environment).join("bin/python"));
-    let (stale, live): (Vec<_>, Vec<_>) = sockets().into_iter().partition(|path| is_dead(path));
+    let stale = sockets().iter().filter(|path| is_dead(path)).count();
     let processes = processes();
     let host = find_host(std::process::id() as i32, &processes);
     let host = host.pid.map(|pid| format!("{} ({pid})", host.name.as_deref().unwrap_or("?")));
@@ -6557,7 +6665,9 @@ fn doctor() -> (String, bool) {
         (
             "environment",
             builtin
-                .map(|(_, environment)| environment)
+                .map(|(_, environment)| {
+                    format!("{} MB in {environment}", size_of((&environment).into()).div_ceil(1_000_000))
+                })
                 .map_err(|_| "not looked for without a Python that works".into()),
         ),
         ("installer", find_installer([builtin_python, base.ok()])),
@@ -6565,25 +6675,24 @@ fn doctor() -> (String, bool) {
         ("lsof", Ok(find_optional("lsof"))),
         ("host", Ok(host.unwrap_or("none".into()))),
         ("session", Ok(session)),
-        ("live", Ok(format!("{} sockets answer {}", live.len(), live.join(" ")))),
-        ("stale", Ok(format!("{} sockets of dead servers, which the next server removes", stale.len()))),
+        ("stale", Ok(format!("{stale} sockets of dead servers, which the next server removes"))),
         ("saved", load_saved().map(|saved| format!("{} saved interpreters", saved.list.len()))),
         ("configuration", check_saved_dir()),
         ("output", check_writable(&env::temp_dir()).map_err(|why| why + " (TMPDIR names it)")),
         ("sockets", check_writable(Path::new("/tmp"))),
     ];
+    facts.extend(sessions_of_this_home().into_iter().map(|session| ("live", Ok(session))));
     facts.extend(SETTINGS.iter().map(|setting| ("setting", setting.check())));
-    let is_optional = |fact| matches!(fact, "installer" | "setting");
-    let mut report = String::new();
-    for (fact, finding) in &facts {
-        report += &match finding {
-            Ok(found) => format!("ok   {fact:<13} {}\n", found.trim_end()),
-            Err(why) if is_optional(*fact) => format!("WARN {fact:<13} {why}\n"),
-            Err(why) => format!("BAD  {fact:<13} {why}\n"),
-        };
+    facts
+}
+
+/// The bytes of a file, or of all that is in a folder. Links are not followed.
+fn size_of(path: PathBuf) -> u64 {
+    match fs::symlink_metadata(&path) {
+        Ok(file) if file.is_dir() => paths_in(path).into_iter().map(size_of).sum(),
+        Ok(file) => file.len(),
+        Err(_) => 0,
     }
-    let is_good = facts.iter().all(|(fact, finding)| finding.is_ok() || is_optional(fact));
-    (report, is_good)
 }
 
 fn find_role(name: &str, own: &Path) -> Finding {

@@ -222,6 +222,8 @@ fn health_says_who_serves() {
     assert_eq!(health["host"], "claude");
     assert_eq!(health["project_dir"], server.folder().project().to_str().unwrap());
     assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    let configuration = server.folder().home().join(".claude-workspace/python_interpreter");
+    assert_eq!(health["configuration"], configuration.to_str().unwrap());
     assert!(health["session_id"].is_null() && health["uptime"].as_str().unwrap().ends_with(" s"), "{health}");
 }
 

@@ -1,14 +1,19 @@
 //! `mcp-py install` in an empty home, again over itself, and in homes where something is in the way: files that it did
-//! not create are reported and never overwritten. `mcp-py doctor` in good and broken homes, help and version of each
-//! role, and the README's client session in a real shell.
+//! not create are reported and never overwritten. `mcp-py uninstall` removes what install and sessions have made, and
+//! nothing else. `mcp-py doctor` in good and broken homes, help and version of each role, and the README's client session
+//! in a real shell.
 
 use crate::client::{binary, python, remove_sockets, write_executable, Folder, Server, DEADLINE};
 use crate::procs;
 use serde_json::json;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -182,8 +187,16 @@ fn each_role_has_help_and_a_version_and_refuses_what_it_does_not_know() {
         assert_eq!(unknown.status.code(), Some(2), "{name}");
         assert!(text(&unknown.stderr).contains("--nonsense") && unknown.stdout.is_empty(), "{name}");
     }
-    for words in [&["server", "x"][..], &["install", "--dir"], &["install", "x"], &["doctor", "x"], &["nonsense"], &[]]
-    {
+    for words in [
+        &["server", "x"][..],
+        &["install", "--dir"],
+        &["install", "x"],
+        &["uninstall", "--dir"],
+        &["uninstall", "x"],
+        &["doctor", "x"],
+        &["nonsense"],
+        &[],
+    ] {
         let output = run(&folder, binary(), words);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""), "{words:?}");
         let told = text(&output.stderr);
@@ -194,7 +207,7 @@ fn each_role_has_help_and_a_version_and_refuses_what_it_does_not_know() {
 #[test]
 fn help_comes_by_either_name_in_every_role_and_fits_a_terminal() {
     let folder = Folder::new();
-    for role in [&[][..], &["server"], &["client"], &["client", "-t", "5"], &["install"], &["doctor"]] {
+    for role in [&[][..], &["server"], &["client"], &["client", "-t", "5"], &["install"], &["uninstall"], &["doctor"]] {
         for option in ["-h", "--help"] {
             let help = run(&folder, binary(), &[role, &[option]].concat());
             let page = text(&help.stdout);
@@ -241,6 +254,232 @@ fn where_no_environment_can_be_made_install_ends_with_an_answer_all_the_same() {
     assert!(text(&output.stdout).contains("x = 1 + 1 by MCP, then x by the client: 2"), "{output:?}");
 }
 
+// ---- uninstall -----------------------------------------------------------------------------------------------------
+
+/// The lines of a report by doctor or uninstall that are about this; `BAD ` stands before those that are bad.
+fn about(output: &Output, what: &str) -> Vec<String> {
+    let text = text(&output.stdout);
+    let lines = text.lines().filter(|line| line[5..18].trim_end() == what);
+    lines.map(|line| format!("{}{}", if line.starts_with("ok ") { "" } else { &line[..4] }, &line[19..])).collect()
+}
+
+/// What uninstall says that it has removed. It must have succeeded.
+#[track_caller]
+fn uninstalled(folder: &Folder, program: &Path, words: &[&str]) -> Vec<String> {
+    let output = run(folder, program, words);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    // Other tests kill servers meanwhile, and these have the same user.
+    let removed = about(&output, "removed").into_iter();
+    removed.filter(|path| path.starts_with("nothing") || path.contains(folder.path().to_str().unwrap())).collect()
+}
+
+fn state(folder: &Folder) -> PathBuf {
+    folder.home().join(".claude-workspace/python_interpreter")
+}
+
+#[track_caller]
+fn expect_nothing_left(folder: &Folder) {
+    assert!(!folder.home().join(".claude-workspace").exists());
+    assert_eq!(fs::read_dir(folder.home().join(".local/bin")).unwrap().count(), 0);
+    assert!(folder.output_dirs().is_empty());
+}
+
+#[test]
+fn uninstall_removes_what_install_and_a_killed_session_made_and_says_what_is_left() {
+    let folder = Folder::new();
+    installed(&folder, binary(), &["install"]);
+    let dir = folder.home().join(".local/bin");
+    let mut server = Server::with(|builder| builder.folder(&folder).under("claude"));
+    server.ok("# cache=True makes a file of this cell\nx = 5");
+    let info = server.call("get_session_info", json!({})).structured;
+    let own = format!("/tmp/python-interpreter-{}-{}.sock", server.outer_pid(), server.pid());
+    let sockets = [PathBuf::from(info["socket_path"].as_str().expect("a socket")), PathBuf::from(own)];
+    fs::write(state(&folder).join("console_history"), "x\n").unwrap(); // as the console does
+    assert!(sockets[0].is_symlink() && sockets[1].exists() && state(&folder).join("cells").exists());
+    assert_eq!(folder.output_dirs().len(), 1);
+    procs::kill(server.pid(), libc::SIGKILL);
+    server.wait_exit(DEADLINE);
+    assert!(sockets.iter().all(|socket| socket.is_symlink() || socket.exists()), "a killed server removes nothing");
+    let age = |socket: &PathBuf| {
+        fs::symlink_metadata(socket).map_or(Duration::MAX, |is| is.modified().unwrap().elapsed().unwrap())
+    };
+    procs::eventually(DEADLINE, "older sockets", || sockets.iter().all(|socket| age(socket) > Duration::from_secs(1)));
+
+    let output = run(&folder, &dir.join("mcp-py"), &["uninstall"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let removed = about(&output, "removed");
+    for name in ["mcp-py", "mcp-py-server", "mcp-py-client"] {
+        assert!(removed.contains(&dir.join(name).display().to_string()), "{name}: {removed:?}");
+    }
+    for part in ["/cells", "/console_history", "/env-3.", "/tmp/python-interpreter-mcp-py-"] {
+        assert!(removed.iter().any(|path| path.contains(part)), "{part}: {removed:?}");
+    }
+    assert!(sockets.iter().all(|socket| !socket.is_symlink() && !socket.exists()), "{removed:?}");
+    expect_nothing_left(&folder);
+    let left = about(&output, "left").join("\n");
+    for told in
+        ["`claude mcp remove --scope user python-interpreter`", "mcp__python-interpreter and Bash(mcp-py-client:*)"]
+    {
+        assert!(left.contains(told), "{left}");
+    }
+
+    assert_eq!(uninstalled(&folder, binary(), &["uninstall"]), ["nothing: there is nothing to remove"]);
+}
+
+#[test]
+fn uninstall_removes_nothing_while_a_session_of_this_home_runs_and_names_it() {
+    let folder = Folder::new();
+    installed(&folder, binary(), &["install"]);
+    let mut server = Server::with(|builder| builder.folder(&folder).under("claude"));
+    server.ok("x = 5");
+    let environments = || fs::read_dir(state(&folder)).unwrap().count();
+    let before = environments();
+    let other = Folder::new();
+    fs::remove_dir(other.home()).unwrap();
+    symlink(folder.home(), other.home()).unwrap(); // the same home by another name
+    for home in [&folder, &other] {
+        let output = run(home, binary(), &["uninstall", "--all"]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+        let told = about(&output, "running");
+        let who = format!("BAD {} (claude, pid {}, up ", folder.project().display(), server.pid());
+        assert!(told.len() == 1 && told[0].starts_with(&who), "{told:?}");
+        assert!(told[0].ends_with("): end its host first; nothing was removed"), "{told:?}");
+        assert_eq!(text(&output.stdout).lines().count(), 1);
+    }
+    expect_ours(&fs::canonicalize(folder.home()).unwrap().join(".local/bin"));
+    assert_eq!(environments(), before);
+    assert_eq!(server.ok("x"), "5");
+    server.finish(DEADLINE);
+    uninstalled(&folder, binary(), &["uninstall"]);
+    expect_nothing_left(&folder);
+}
+
+#[test]
+fn sessions_of_other_homes_and_what_does_not_tell_its_home_do_not_stop_uninstall() {
+    let mut elsewhere = Server::start();
+    elsewhere.ok("x = 5");
+    let socket = elsewhere.call("get_session_info", json!({})).structured["socket_path"].as_str().unwrap().to_owned();
+    // The Python original says this much.
+    let original = format!("/tmp/python-interpreter-{}-original.sock", std::process::id());
+    let listener = UnixListener::bind(&original).unwrap();
+    let answers = std::thread::spawn(move || {
+        for mut peer in listener.incoming().map_while(Result::ok) {
+            let mut request = [0; 1000];
+            let count = peer.read(&mut request).unwrap_or(0);
+            if request[..count].starts_with(b"stop") {
+                return;
+            }
+            let _ = peer.write_all(b"HTTP/1.0 200 OK\r\n\r\n{\"project_dir\": \"/original\", \"pid\": 1}\n");
+        }
+    });
+    let folder = Folder::new();
+    installed(&folder, binary(), &["install"]);
+    let removed = uninstalled(&folder, binary(), &["uninstall"]);
+    let doctor = run(&folder, binary(), &["doctor"]);
+    std::os::unix::net::UnixStream::connect(&original).unwrap().write_all(b"stop").unwrap();
+    answers.join().unwrap();
+    fs::remove_file(&original).unwrap();
+    assert!(removed.len() >= 4, "{removed:?}");
+    assert!(about(&doctor, "live").is_empty(), "{}", text(&doctor.stdout));
+    expect_nothing_left(&folder);
+    assert!(Path::new(&socket).exists() && elsewhere.ok("x") == "5");
+}
+
+#[test]
+fn uninstall_leaves_and_names_what_mcp_py_did_not_make() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    let words = ["uninstall", "--dir", dir.to_str().unwrap()];
+    installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    // A file of another program, a link that leads elsewhere, a folder.
+    for name in ["mcp-py", "mcp-py-server", "mcp-py-client"] {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    fs::create_dir_all(dir.join("mcp-py/mine")).unwrap();
+    write_executable(&dir.join("mcp-py-server"), b"#!/bin/sh\n");
+    symlink(binary(), dir.join("mcp-py-client")).unwrap();
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("kept"), "mine").unwrap();
+    let state = state(&folder);
+    let environment = paths(&state).into_iter().find(|path| path.to_string_lossy().contains("/env-3.")).unwrap();
+    symlink(&outside, environment.join("outside")).unwrap();
+    symlink(&outside, state.join("cells")).unwrap();
+    fs::write(state.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(state.join("env-mine")).unwrap();
+    fs::create_dir(state.join("console_history")).unwrap();
+    fs::write(state.join("interpreters.json"), "{}").unwrap();
+    fs::write(folder.home().join(".claude-workspace/sessions.json"), "{}").unwrap();
+    let mine: Vec<_> = ["mcp-py", "mcp-py-server", "mcp-py-client"].map(|name| dir.join(name)).into_iter().collect();
+    let mine =
+        [mine, ["cells", "notes.txt", "env-mine", "console_history"].map(|name| state.join(name)).into()].concat();
+
+    let output = run(&folder, binary(), &words);
+    let left = about(&output, "left");
+    assert!(output.status.success() && about(&output, "not removed").is_empty(), "{}", text(&output.stdout));
+    for path in &mine {
+        assert!(left.contains(&format!("{}: mcp-py did not make it", path.display())), "{path:?}: {left:#?}");
+        assert!(fs::symlink_metadata(path).is_ok(), "{path:?}");
+    }
+    let saved = state.join("interpreters.json");
+    assert!(
+        left.contains(&format!("{}: the saved interpreters (--all removes them, too)", saved.display())),
+        "{left:#?}"
+    );
+    assert!(!environment.exists() && saved.exists());
+
+    let removed = uninstalled(&folder, binary(), &[&words[..], &["--all"]].concat());
+    assert_eq!(removed, [saved.display().to_string()]);
+    assert_eq!(paths(&state).len(), 4);
+    assert_eq!(paths(&outside), [outside.join("kept")]);
+    assert!(dir.join("mcp-py/mine").exists() && folder.home().join(".claude-workspace/sessions.json").exists());
+}
+
+fn paths(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn what_can_not_be_removed_is_said_and_the_rest_goes() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    let mut command = Command::new(dir.join("mcp-py"));
+    command.arg("uninstall").env_clear().env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+        let owned = Command::new("chown").args(["-R", "65534"]).arg(folder.path()).status().unwrap();
+        assert!(owned.success());
+        command.uid(65534); // nothing is read-only to root
+    }
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    let output = command.output().unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+    let failed = about(&output, "not removed");
+    for name in ["mcp-py", "mcp-py-server", "mcp-py-client"] {
+        let line = format!("BAD {}: Permission denied", dir.join(name).display());
+        assert!(failed.iter().any(|told| told.starts_with(&line)), "{failed:?}");
+        assert!(fs::symlink_metadata(dir.join(name)).is_ok());
+    }
+    assert!(!folder.home().join(".claude-workspace").exists(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn without_a_home_uninstall_says_so_and_removes_the_program_all_the_same() {
+    let folder = Folder::new();
+    let dir = folder.path().join("there");
+    installed(&folder, binary(), &["install", "--dir", dir.to_str().unwrap()]);
+    let mut command = Command::new(dir.join("mcp-py")); // it knows where it is installed
+                                                        // No home: without HOME it would be that of whoever runs the tests.
+    command.arg("uninstall").env_clear().env("HOME", "relative").env("TMPDIR", folder.tmp());
+    command.current_dir(folder.project());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let why = "BAD what sessions have kept: there is no home directory to keep configurations in";
+    assert_eq!(about(&output, "not removed"), [why], "{}", text(&output.stdout));
+    assert!(paths(&dir).is_empty() && state(&folder).exists());
+}
+
 // ---- doctor --------------------------------------------------------------------------------------------------------
 
 /// What doctor says of each fact: whether it is good, and the rest of the line.
@@ -268,7 +507,7 @@ fn doctor_in_an_empty_home_names_what_is_missing_and_what_to_do() {
     assert!(said["python"].0 && said["python"].1.starts_with(&format!("{} is Python 3.", python())), "{said:?}");
     assert!(said["environment"].0 && said["environment"].1.ends_with("(will be made at the first start)"), "{said:?}");
     assert_eq!(said["saved"], (true, "0 saved interpreters".into()));
-    for good in ["version", "configuration", "ps", "lsof", "output", "sockets", "host", "session", "live", "stale"] {
+    for good in ["version", "configuration", "ps", "lsof", "output", "sockets", "host", "session", "stale"] {
         assert!(said[good].0, "{good}: {said:?}");
     }
     assert!(fs::read_dir(folder.tmp()).unwrap().count() == 0, "it left something");
@@ -300,7 +539,8 @@ fn doctor_is_content_after_an_install() {
     assert!(!said["environment"].1.contains("will be made"), "the trial made it: {said:?}");
     // Without uv the pip of the environment counts: a shell of a cell may have put it there.
     fs::remove_file(folder.bin().join("uv")).unwrap();
-    let lib = Path::new(&said["environment"].1).join("lib");
+    let environment = said["environment"].1.split_once(" MB in ").expect("its size").1;
+    let lib = Path::new(environment).join("lib");
     let of_version = fs::read_dir(lib).unwrap().next().expect("that of its version").unwrap().path();
     let pip = of_version.join("site-packages/pip");
     fs::create_dir(&pip).unwrap();
@@ -308,6 +548,38 @@ fn doctor_is_content_after_an_install() {
     fs::write(pip.join("__main__.py"), "print('pip 99 of the environment')").unwrap();
     let said = facts(&command.output().unwrap());
     assert_eq!(said["installer"], (true, "pip 99 of the environment".into()));
+}
+
+#[test]
+fn doctor_lists_the_sessions_of_this_home_by_project_and_tells_the_size_of_the_environment() {
+    let folder = Folder::new();
+    let start = |name: &str| {
+        let project = folder.path().join(name);
+        fs::create_dir(&project).unwrap();
+        let mut server = Server::with(|builder| builder.folder(&folder).env("CLAUDE_PROJECT_DIR", project));
+        server.ok("x = 5");
+        server
+    };
+    let (mut second, mut first) = (start("project b"), start("project a"));
+    let mut elsewhere = Server::start();
+    elsewhere.ok("x = 5");
+    let output = run(&folder, binary(), &["doctor"]);
+    let live = about(&output, "live");
+    let expected = [("project a", &mut first), ("project b", &mut second)];
+    assert_eq!(live.len(), expected.len(), "{live:?}");
+    for ((name, server), line) in expected.into_iter().zip(&live) {
+        let who = format!("{} (", folder.path().join(name).display());
+        assert!(line.starts_with(&who) && line.contains(&format!(", pid {}, up ", server.pid())), "{live:?}");
+    }
+    let size = |output: &Output| {
+        let line = about(output, "environment").concat();
+        let (size, path) = line.split_once(" MB in ").unwrap_or_else(|| panic!("no size: {line}"));
+        (size.parse::<u64>().unwrap(), PathBuf::from(path))
+    };
+    let (before, environment) = size(&output);
+    fs::write(environment.join("large"), vec![0; 3_000_000]).unwrap();
+    symlink("/", environment.join("all")).unwrap(); // which does not count
+    assert_eq!(size(&run(&folder, binary(), &["doctor"])), (before + 3, environment));
 }
 
 /// What doctor says of the settings, a line each, in an environment that has these.

@@ -20,7 +20,7 @@
 //! | bridge | HTTP on the session's socket: requests, streams, hang-ups, names |
 //! | repl | the console that the client is at a terminal, in a real pseudo-terminal |
 //! | shell | the client: options, exit codes, streams, finding the session |
-//! | install | `mcp-py install`, `doctor`, roles, and the README's commands in the shell |
+//! | install | `mcp-py install`, `uninstall`, `doctor`, roles, and the README's commands in the shell |
 //! | waits | calls that end before their cells, interrupts, restarts, the history |
 //! | messages | what the program says when something is wrong, word by word |
 //! | tidy | promises about the source itself and the README |

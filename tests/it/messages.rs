@@ -274,6 +274,26 @@ fn install_and_doctor(said: &mut Said) {
     let bin = bin.to_str().unwrap();
     said.program("install where a stranger's file is", &["install", "--dir", bin], &[]);
     said.program("install into a file", &["install", "--dir", "/dev/null/bin"], &[]);
+    let uninstall = |home: &Path, words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.arg("uninstall").args(words).env_clear().env("HOME", home).env("TMPDIR", folder.tmp());
+        let output = command.current_dir(folder.project()).output().expect("it runs");
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Other tests kill servers meanwhile.
+        let lines = report.lines().filter(|line| !line.contains("removed       /"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let mut server = Server::with(|builder| builder.folder(&folder).env("CLAUDE_PROJECT_DIR", folder.project()));
+    server.ok("1");
+    let report = uninstall(&folder.home(), &[]);
+    let (start, rest) = report.split_once(" (").expect("a host");
+    let (_, end) = rest.split_once(", pid ").expect("a pid");
+    let (_, end) = end.split_once(", ").expect("a time");
+    said.note("uninstall while a session runs", &format!("{start} (HOST, pid PID, {end}"));
+    server.finish(DEADLINE);
+    fs::write(folder.home().join(".claude-workspace/python_interpreter/interpreters.json"), "{}").unwrap();
+    said.note("uninstall where a stranger's file is", &uninstall(&folder.home(), &["--dir", bin]));
+    said.note("uninstall without a home", &uninstall(Path::new("relative"), &[]));
     let mut command = Command::new(binary());
     command.arg("doctor").env_clear().env("PATH", bin).env("HOME", "/dev/null").env("TMPDIR", "/nowhere");
     let output = command.env("MCP_PY_PYTHON", "/bin/true").env("MCP_PY_TIMEOUT", "10m").output().expect("it runs");
