@@ -439,7 +439,7 @@ enum ReplyTo {
 enum Form {
     Tool,
     Execute,
-    Stream(EventStream),
+    Stream,
 }
 
 /// A picture's file, and its base64 where it is small enough for an answer.
@@ -772,7 +772,7 @@ impl Server {
     fn cancel(&mut self, key: u64) {
         let Some(call) = self.front.calls.remove(&key) else { return };
         let Some(interpreter) = call.interpreter.and_then(|name| self.interpreters.get_mut(&name)) else { return };
-        let is_stream = matches!(call.reply_to, ReplyTo::Bridge { form: Form::Stream(_), .. });
+        let is_stream = matches!(call.reply_to, ReplyTo::Bridge { form: Form::Stream, .. });
         interpreter.lose_call(key, is_stream, &mut self.front);
         let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
         interpreter.additions.retain(|addition| addition.key != key);
@@ -916,7 +916,7 @@ impl Frontend {
     /// Answers that there is no such interpreter: `POST /execute` has a status for that.
     fn fail_unknown(&mut self, key: u64, why: &str) {
         match self.calls.get(&key).map(|call| &call.reply_to) {
-            Some(ReplyTo::Bridge { peer, form: Form::Execute | Form::Stream(_) }) => {
+            Some(ReplyTo::Bridge { peer, form: Form::Execute | Form::Stream }) => {
                 let peer = *peer;
                 self.calls.remove(&key);
                 self.refuse(peer, "404 Not Found", why);
@@ -931,9 +931,9 @@ impl Frontend {
         let mut answer = output.make_answer(end, &mut self.files);
         let is_error = answer.is_error();
         match call.reply_to {
-            ReplyTo::Bridge { peer, form: Form::Stream(events) } => {
+            ReplyTo::Bridge { peer, form: Form::Stream } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    events.end(peer, answer);
+                    peer.end_events(answer);
                 }
             }
             ReplyTo::Bridge { peer, form: Form::Execute } => {
@@ -2193,8 +2193,8 @@ impl Interpreter {
             let why = format!("not run: {CELLS_WAITING_MAX} cells are waiting already; try again when some have ended");
             return front.fail(cell.key, &why);
         }
-        if let Some((events, peer)) = front.events(Some(cell.key)) {
-            events.begin(peer);
+        if let Some(reader) = front.reader_of_events(Some(cell.key)) {
+            reader.begin_events();
         }
         front.cells_waiting += 1;
         self.waiting.push_back(cell);
@@ -2505,10 +2505,8 @@ impl Interpreter {
         if is_short {
             return;
         }
-        if cell.has_lost_reader(front) {
-            cell.unsent += text.len() as u64;
-        } else if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send_result(peer, text);
+        if let Some(reader) = cell.live_reader(text.len(), front) {
+            reader.send_result(text);
         }
     }
 
@@ -2525,10 +2523,8 @@ impl Interpreter {
             Some(cell) => {
                 cell.output.take(stream, bytes, &mut front.files);
                 cell.new_at = Instant::now();
-                if cell.has_lost_reader(front) {
-                    cell.unsent += count as u64;
-                } else if let Some((events, peer)) = front.events(cell.reader()) {
-                    events.send_output(peer, stream, bytes);
+                if let Some(reader) = cell.live_reader(count, front) {
+                    reader.send_output(stream, bytes);
                 }
                 if stream == STDERR && cell.output.needs_hint() {
                     cell.note(SPAWN_HINT.to_owned(), front);
@@ -2688,7 +2684,7 @@ struct RunningCell {
     interrupt: Option<Interrupt>,
     installer: Option<CancelOnDrop>,
     output: Output, // what nobody was told yet; all of it where the reader is a stream
-    unsent: u64,    // bytes that its reader does not get (has_lost_reader)
+    unsent: u64,    // bytes that its reader does not get (live_reader)
     figures: usize, // how many were drawn
     has_dropped_figures: bool,
 }
@@ -2747,15 +2743,20 @@ impl RunningCell {
         self.readers.front().copied()
     }
 
-    /// Whether its events are dropped from now on: its reader does not keep up, and the cell must be able to end.
-    fn has_lost_reader(&self, front: &Frontend) -> bool {
-        self.interrupt.is_some() && front.is_far_behind(self.reader())
+    /// Where it is read as a stream, who is to get these bytes. A reader that does not keep up with an interrupted cell,
+    /// which must be able to end, gets no more of it.
+    fn live_reader<'a>(&mut self, bytes: usize, front: &'a mut Frontend) -> Option<&'a mut Peer> {
+        if self.interrupt.is_some() && front.is_far_behind(self.reader()) {
+            self.unsent += bytes as u64;
+            return None;
+        }
+        front.reader_of_events(self.reader())
     }
 
     /// Something to say of it before its end: a stream gets it at once, others with the answer.
     fn note(&mut self, text: String, front: &mut Frontend) {
-        match front.events(self.reader()) {
-            Some((events, peer)) => events.send_note(peer, &text),
+        match front.reader_of_events(self.reader()) {
+            Some(reader) => reader.send_note(&text),
             None => self.output.note(text),
         }
     }
@@ -3238,12 +3239,9 @@ impl Interpreter {
         let is_stuck = cell.why_stuck().is_some();
         if cell.readers.len() == 1 {
             self.send_backlog_to_reader(front);
-        } else if let Some((events, peer)) = front.events(Some(key)) {
+        } else if let Some(reader) = front.reader_of_events(Some(key)) {
             let runs_for = span(cell.since.elapsed());
-            events.send_note(
-                peer,
-                &format!("{} runs, for {runs_for} so far; its output goes to another call", cell.title),
-            );
+            reader.send_note(&format!("{} runs, for {runs_for} so far; its output goes to another call", cell.title));
         }
         if is_interrupted && is_stuck {
             self.answer_not_stopped(key, front);
@@ -3364,8 +3362,8 @@ impl Interpreter {
         if is_first {
             cell.note_unsent(&mut front.files);
             output = cell.output.take_part(&mut front.files);
-            if let Some((events, _)) = front.events(Some(key)) {
-                events.partial = Default::default(); // it is kept for the next reader
+            if let Some(reader) = front.reader_of_events(Some(key)) {
+                reader.events.partial = Default::default(); // it is kept for the next reader
             }
         }
         cell.readers.retain(|reader| *reader != key);
@@ -3416,8 +3414,8 @@ impl Interpreter {
                 continue;
             }
             cell.is_noted = true;
-            if let Some((events, peer)) = front.events(Some(cell.key)) {
-                events.send_note(peer, &what);
+            if let Some(reader) = front.reader_of_events(Some(cell.key)) {
+                reader.send_note(&what);
             }
         }
     }
@@ -4589,8 +4587,8 @@ impl Interpreter {
         let what_for =
             if package.split('[').next() == Some(&*module) { String::new() } else { format!(" for {module}") };
         let Some(cell) = self.busy_with_mut() else { return };
-        if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send_note(peer, &format!("installing {package}{what_for} …"));
+        if let Some(reader) = front.reader_of_events(cell.reader()) {
+            reader.send_note(&format!("installing {package}{what_for} …"));
         }
         let key = cell.key;
         let is_cancelled = Arc::new(AtomicBool::new(false));
@@ -4654,8 +4652,8 @@ impl Interpreter {
             pictures.push(Picture { kind, path: saved.clone().ok(), block });
             not_shown = why.map_or(String::new(), |why| format!(", not shown ({why})"));
         }
-        match (saved, front.events(cell.reader())) {
-            (Ok(path), Some((events, peer))) if kind.is_seen() => events.send(peer, json!({ "image": path })),
+        match (saved, front.reader_of_events(cell.reader())) {
+            (Ok(path), Some(reader)) if kind.is_seen() => reader.send_event(json!({ "image": path })),
             (Ok(path), _) if kind == Kind::Html => cell.note(format!("HTML page saved: {path}"), front),
             (Ok(path), _) => cell.note(format!("figure saved{not_shown}: {path}"), front),
             (Err(why), _) => cell.note(format!("a figure could not be saved: {why}"), front),
@@ -5084,7 +5082,8 @@ struct Peer {
     until: Option<Instant>, // when it is dropped, unless it moves before
     is_head: bool,          // it asked by HEAD: its answer has no body
     is_stream: bool,        // it reads events; its cell waits where it is slow
-    call: Option<u64>,      // is cancelled when it hangs up
+    events: EventStream,
+    call: Option<u64>, // is cancelled when it hangs up
 }
 
 #[derive(PartialEq)]
@@ -5098,7 +5097,7 @@ enum Phase {
 /// The answer of a streaming call: events, a JSON object per line.
 #[derive(Default)]
 struct EventStream {
-    is_chunked: bool,
+    is_chunked: bool,      // for a peer that speaks HTTP/1.1
     has_begun: bool,       // its head is sent
     is_within_line: bool,  // stdout, as far as it was sent
     has_result: bool,      // a long result, which is sent as it comes
@@ -5228,6 +5227,7 @@ impl Server {
             until: Some(Instant::now() + scaled(REQUEST_LIMIT)),
             is_head: false,
             is_stream: false,
+            events: EventStream::default(),
             call: None,
         };
         self.front.peers.insert(id, peer);
@@ -5279,12 +5279,13 @@ impl Server {
         peer.phase = Phase::Serving;
         peer.input = Vec::new();
         peer.until = None;
+        peer.events.is_chunked = !head.is_http_1_0;
         let given = given.map_err(|why| ("400 Bad Request", format!("the body is not a JSON object: {why}")))?;
-        self.serve_peer(id, endpoint, given, !head.is_http_1_0).map_err(|why| ("400 Bad Request", why))
+        self.serve_peer(id, endpoint, given).map_err(|why| ("400 Bad Request", why))
     }
 
     /// Serves a request. An error says what is wrong with what was given.
-    fn serve_peer(&mut self, peer: u64, endpoint: Endpoint, given: Object, is_chunked: bool) -> Result<(), String> {
+    fn serve_peer(&mut self, peer: u64, endpoint: Endpoint, given: Object) -> Result<(), String> {
         match endpoint {
             Endpoint::Health => {
                 let key = self.open_peer_call(peer, Form::Tool);
@@ -5296,7 +5297,7 @@ impl Server {
                 self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned(), client);
             }
             Endpoint::Execute => {
-                let form = form_of(&given, is_chunked)?;
+                let form = form_of(&given)?;
                 let argv =
                     serde_json::from_value::<Option<Vec<String>>>(given.get("argv").cloned().unwrap_or_default());
                 let argv = argv.map_err(|why| format!("\"argv\": {why}"))?;
@@ -5305,7 +5306,7 @@ impl Server {
                 self.run_cell(key, &given, argv.unwrap_or_default());
             }
             Endpoint::Wait => {
-                let form = form_of(&given, is_chunked)?;
+                let form = form_of(&given)?;
                 let given = checked("wait", given, &["interpreter", "seconds"])?;
                 let key = self.open_peer_call(peer, form);
                 self.wait(key, &given);
@@ -5319,7 +5320,7 @@ impl Server {
     }
 
     fn open_peer_call(&mut self, id: u64, form: Form) -> u64 {
-        let is_stream = matches!(form, Form::Stream(_));
+        let is_stream = matches!(form, Form::Stream);
         let key = self.front.open_call(ReplyTo::Bridge { peer: id, form }, None);
         if let Some(peer) = self.front.peers.get_mut(&id) {
             peer.call = Some(key);
@@ -5349,10 +5350,10 @@ impl Server {
 }
 
 /// The form of an answer that may be a stream; an error where what was given says neither.
-fn form_of(given: &Object, is_chunked: bool) -> Result<Form, String> {
+fn form_of(given: &Object) -> Result<Form, String> {
     match given.get("stream") {
         None | Some(Value::Null | Value::Bool(false)) => Ok(Form::Execute),
-        Some(Value::Bool(true)) => Ok(Form::Stream(EventStream { is_chunked, ..EventStream::default() })),
+        Some(Value::Bool(true)) => Ok(Form::Stream),
         Some(other) => Err(format!("\"stream\" must be true or false, got {other}")),
     }
 }
@@ -5443,16 +5444,13 @@ impl Frontend {
 
     /// Whether this call is a stream whose reader is so far behind that its cell has to wait.
     fn is_far_behind(&self, key: Option<u64>) -> bool {
-        let call = key.and_then(|key| self.calls.get(&key));
-        let Some(ReplyTo::Bridge { peer, form: Form::Stream(_) }) = call.map(|call| &call.reply_to) else {
-            return false;
-        };
-        self.peers.get(peer).is_some_and(|peer| peer.out.waiting.len() > STREAM_BYTES_AHEAD)
+        let reader = self.peer_of_stream(key).and_then(|peer| self.peers.get(&peer));
+        reader.is_some_and(|peer| peer.out.waiting.len() > STREAM_BYTES_AHEAD)
     }
 
     /// Where a call is answered by a stream, sends it what was kept for it. A short result is left for the last event.
     fn send_backlog(&mut self, key: Option<u64>, output: &mut Output) {
-        if self.events(key).is_none() {
+        if self.reader_of_events(key).is_none() {
             return;
         }
         let mut notes = mem::take(&mut output.notes);
@@ -5460,108 +5458,116 @@ impl Frontend {
             let whole = output.spool(&mut self.files).where_it_is_whole();
             notes.push(format!("the middle of its output is left out here, {whole}"));
         }
-        let Some((events, peer)) = self.events(key) else { return };
-        events.begin(peer);
+        let Some(reader) = self.reader_of_events(key) else { return };
+        reader.begin_events();
         for stream in [STDOUT, STDERR] {
-            events.send_output(peer, stream, &output.streams[stream].shown());
+            reader.send_output(stream, &output.streams[stream].shown());
         }
         for note in notes {
-            events.send_note(peer, &note);
+            reader.send_note(&note);
         }
         let result = &output.streams[RESULT].shown();
         if result.len() > HEAD_BYTES {
-            events.send_result(peer, &String::from_utf8_lossy(result));
+            reader.send_result(&String::from_utf8_lossy(result));
         }
     }
 
-    /// The stream by which a call is answered, and its connection.
-    fn events(&mut self, key: Option<u64>) -> Option<(&mut EventStream, &mut Peer)> {
-        let call = self.calls.get_mut(&key?)?;
-        let ReplyTo::Bridge { peer, form: Form::Stream(events) } = &mut call.reply_to else { return None };
-        Some((events, self.peers.get_mut(peer)?))
+    /// Who reads the stream by which a call is answered.
+    fn reader_of_events(&mut self, key: Option<u64>) -> Option<&mut Peer> {
+        let peer = self.peer_of_stream(key)?;
+        self.peers.get_mut(&peer)
+    }
+
+    fn peer_of_stream(&self, key: Option<u64>) -> Option<u64> {
+        match self.calls.get(&key?)?.reply_to {
+            ReplyTo::Bridge { peer, form: Form::Stream } => Some(peer),
+            _ => None,
+        }
     }
 }
 
-impl EventStream {
+/// The events of a stream.
+impl Peer {
     /// Sends the head. Until then the request may still be refused with a status.
-    fn begin(&mut self, peer: &mut Peer) {
-        if mem::replace(&mut self.has_begun, true) {
+    fn begin_events(&mut self) {
+        if mem::replace(&mut self.events.has_begun, true) {
             return;
         }
-        let coding = if self.is_chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+        let coding = if self.events.is_chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n";
-        peer.push(format!("{head}{coding}Connection: close\r\n\r\n").as_bytes());
+        self.push(format!("{head}{coding}Connection: close\r\n\r\n").as_bytes());
     }
 
     /// Sends an event.
-    fn send(&mut self, peer: &mut Peer, event: Value) {
-        self.begin(peer);
+    fn send_event(&mut self, event: Value) {
+        self.begin_events();
         let mut line = format!("{event}\n");
-        if self.is_chunked {
+        if self.events.is_chunked {
             line = format!("{:x}\r\n{line}\r\n", line.len());
         }
-        peer.push(line.as_bytes());
+        self.push(line.as_bytes());
     }
 
-    fn send_note(&mut self, peer: &mut Peer, text: &str) {
-        self.send(peer, json!({ "note": format!("[mcp-py: {text}]") }));
+    fn send_note(&mut self, text: &str) {
+        self.send_event(json!({ "note": format!("[mcp-py: {text}]") }));
     }
 
-    fn send_text(&mut self, peer: &mut Peer, stream: usize, text: &str) {
+    fn send_text(&mut self, stream: usize, text: &str) {
         if !text.is_empty() {
             let name = if stream == STDERR { "stderr" } else { "stdout" };
-            self.is_within_line = if stream == STDERR { self.is_within_line } else { !text.ends_with('\n') };
-            self.send(peer, json!({ name: text }));
+            self.events.is_within_line =
+                if stream == STDERR { self.events.is_within_line } else { !text.ends_with('\n') };
+            self.send_event(json!({ name: text }));
         }
     }
 
     /// Sends on what the cell printed, but for bytes at the end that are no whole character yet.
-    fn send_output(&mut self, peer: &mut Peer, stream: usize, bytes: &[u8]) {
-        let mut all = mem::take(&mut self.partial[stream]);
+    fn send_output(&mut self, stream: usize, bytes: &[u8]) {
+        let mut all = mem::take(&mut self.events.partial[stream]);
         all.extend_from_slice(bytes);
-        self.partial[stream] = all.split_off(all.len() - cut_character(&all));
-        self.send_text(peer, stream, &escaped(&all));
+        self.events.partial[stream] = all.split_off(all.len() - cut_character(&all));
+        self.send_text(stream, &escaped(&all));
     }
 
     /// Sends a result, or a part of one, on lines of stdout.
-    fn send_result(&mut self, peer: &mut Peer, text: &str) {
-        let is_first = !mem::replace(&mut self.has_result, true);
-        if is_first && self.is_within_line {
-            self.send_text(peer, STDOUT, "\n");
+    fn send_result(&mut self, text: &str) {
+        let is_first = !mem::replace(&mut self.events.has_result, true);
+        if is_first && self.events.is_within_line {
+            self.send_text(STDOUT, "\n");
         }
-        self.send_text(peer, STDOUT, text);
+        self.send_text(STDOUT, text);
     }
 
     /// Sends what there is left to tell. The last event has the error, else the result. A long result has gone out as
     /// output already, and the last event has none. Where there are both an error and a short result (a figure could
     /// not be drawn after the value was there), the result goes out as output here.
-    fn end(mut self, peer: &mut Peer, answer: Answer) {
+    fn end_events(&mut self, answer: Answer) {
         let is_error = answer.is_error();
         for stream in [STDOUT, STDERR] {
-            let rest = mem::take(&mut self.partial[stream]); // of a character that never got complete
-            self.send_text(peer, stream, &escaped(&rest));
+            let rest = mem::take(&mut self.events.partial[stream]); // of a character that never got complete
+            self.send_text(stream, &escaped(&rest));
         }
-        if let (true, false, Some(result)) = (is_error, self.has_result, &answer.result) {
-            self.send_result(peer, result);
+        if let (true, false, Some(result)) = (is_error, self.events.has_result, &answer.result) {
+            self.send_result(result);
         }
         let mut last = answer.error;
-        if self.has_result {
-            self.send_text(peer, STDOUT, "\n");
+        if self.events.has_result {
+            self.send_text(STDOUT, "\n");
         } else {
             last = last.or(answer.result);
         }
         for note in answer.ahead.into_iter().chain(answer.notes) {
-            self.send(peer, json!({ "note": note }));
+            self.send_event(json!({ "note": note }));
         }
         let mut event = json!({"result": last.unwrap_or_default(), "is_error": is_error, "exit_code": answer.exit});
         if let Some(truncation) = answer.truncation {
             event["output_file"] = json!(truncation.path.display().to_string());
             event["output_chars"] = json!(truncation.chars);
         }
-        self.send(peer, event);
-        peer.phase = Phase::Ending;
-        peer.call = None;
-        peer.push(if self.is_chunked { b"0\r\n\r\n" } else { b"" }); // which also moves the phase on
+        self.send_event(event);
+        self.phase = Phase::Ending;
+        self.call = None;
+        self.push(if self.events.is_chunked { b"0\r\n\r\n" } else { b"" }); // which also moves the phase on
     }
 }
 
