@@ -2172,6 +2172,8 @@ impl Interpreter {
     }
 
     fn be_used(&mut self, key: u64, what: Use, front: &mut Frontend) {
+        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         match what {
             Use::Run(request, timeout) => self.submit(Cell::new(key, request, timeout), front),
             Use::Follow { interrupts } => self.follow(key, interrupts, front),
@@ -2181,8 +2183,6 @@ impl Interpreter {
 
     /// Queues a cell.
     fn submit(&mut self, cell: Cell, front: &mut Frontend) {
-        let Some(call) = front.calls.get_mut(&cell.key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         if front.closing {
             return front.fail(cell.key, "not run: the server is shutting down");
         }
@@ -3212,8 +3212,6 @@ impl Interpreter {
 
     /// A call of `wait` or `interrupt`: it becomes a reader of what runs, unless there is something to tell already.
     fn follow(&mut self, key: u64, interrupts: bool, front: &mut Frontend) {
-        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         let is_interrupted = interrupts && self.interrupt_running();
         if !is_interrupted {
             let door = front.door(key);
@@ -3425,8 +3423,6 @@ impl Interpreter {
         if front.closing {
             return front.fail(key, "not restarted: the server is shutting down");
         }
-        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         let is_restart = |cell: &Cell| matches!(cell.request, Request::Restarted);
         let (restarts, others) = mem::take(&mut self.waiting).into_iter().partition(is_restart);
         self.waiting = others;
