@@ -1760,15 +1760,14 @@ struct Addition {
 /// leaves the table.
 struct Stopping {
     call: Option<StopCall>, // None where `cancel` began this, for nobody waits for its start any more
-    removes_saved: bool,    // its saved configuration is still to be removed
-    removed: Result<(), String>, // how that went
+    removes_saved: bool,    // its saved configuration is to be removed
 }
 
 /// A call of stop_interpreter, with the words of its answer.
 struct StopCall {
     key: u64,
-    process: &'static str, // what happened to the process
-    configuration: String, // what becomes of the configuration
+    process: &'static str,       // what happened to the process
+    configuration: &'static str, // what becomes of the configuration
 }
 
 impl Server {
@@ -1977,7 +1976,7 @@ impl Server {
         };
         let (interpreter, front) = self.interpreter(&name);
         interpreter.begin_stop(
-            Some(StopCall { key, process: what, configuration: became.into() }),
+            Some(StopCall { key, process: what, configuration: became }),
             remove && source == Source::Saved,
         );
         let why = format!("not run: interpreter {name:?} was stopped before this had its turn");
@@ -1990,22 +1989,17 @@ impl Server {
 
     /// An interpreter that is to leave has no process any more. If its saved configuration is to go too, that is first.
     fn interpreter_ended(&mut self, name: String) {
-        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
-        if !stopping.is_some_and(|stopping| mem::take(&mut stopping.removes_saved)) {
-            return self.finish_stopping(name);
+        let stopping = self.interpreters.get(&name).and_then(|interpreter| interpreter.stopping.as_ref());
+        if !stopping.is_some_and(|stopping| stopping.removes_saved) {
+            return self.finish_stopping(name, Ok(()));
         }
-        let removed = name.clone();
-        let remove = move |_: &Surroundings| update_saved(|list| _ = list.remove(&removed));
-        self.ask_clerk(Some(name.clone()), remove, move |server, removed| {
-            let interpreter = server.interpreters.get_mut(&name);
-            if let Some(stopping) = interpreter.and_then(|interpreter| interpreter.stopping.as_mut()) {
-                stopping.removed = removed;
-            }
-        });
+        let saved_as = name.clone();
+        let remove = move |_: &Surroundings| update_saved(|list| _ = list.remove(&saved_as));
+        self.ask_clerk(Some(name.clone()), remove, move |server, removed| server.finish_stopping(name, removed));
     }
 
     /// Takes an interpreter out of the table, and answers the call that stopped it. What it printed last is told (I4).
-    fn finish_stopping(&mut self, name: String) {
+    fn finish_stopping(&mut self, name: String, removed: Result<(), String>) {
         let Some(mut interpreter) = self.interpreters.remove(&name) else { return };
         let mut notes = interpreter.take_untold(0, &mut self.front.files);
         for note in interpreter.take_untold(1, &mut self.front.files) {
@@ -2015,9 +2009,9 @@ impl Server {
         }
         let Some(stopping) = interpreter.stopping else { return };
         if let Some(StopCall { key, process, configuration }) = stopping.call {
-            let exit = if stopping.removed.is_err() { EXIT_FAILED } else { 0 };
-            let configuration = match stopping.removed {
-                Ok(()) => configuration,
+            let exit = if removed.is_err() { EXIT_FAILED } else { 0 };
+            let configuration = match removed {
+                Ok(()) => configuration.to_owned(),
                 Err(why) => format!("its saved configuration is still there: {why}"),
             };
             let text = format!("Interpreter {name:?} {process}; {configuration}");
@@ -2079,16 +2073,13 @@ impl Server {
     }
 
     /// Has the clerk find the processes that a cell started, and signals them where it still runs (I8).
-    fn signal_children(&mut self, name: String, cell_key: u64, signal: i32) {
-        let running = self.interpreters.get(&name).and_then(Interpreter::running);
-        let Some((pid, cell)) = running.filter(|(_, cell)| cell.key == cell_key) else { return };
-        let since = cell.since;
-        let look = move |_: &Surroundings| younger_members(pid, since);
+    fn signal_children(&mut self, name: String, group: i32, cell_key: u64, since: Instant, signal: i32) {
+        let look = move |_: &Surroundings| younger_members(group, since);
         self.ask_clerk(None, look, move |server, children| {
             let running = server.interpreters.get(&name).and_then(Interpreter::running);
-            if running.is_some_and(|(_, cell)| cell.key == cell_key) {
+            if running.is_some_and(|cell| cell.key == cell_key) {
                 for child in children {
-                    sys::kill_member(child, pid, signal);
+                    sys::kill_member(child, group, signal);
                 }
             }
         });
@@ -2133,11 +2124,9 @@ impl Interpreter {
         self.worker_mut()?.stage.cell_mut()
     }
 
-    /// The cell that runs, or list_vars or reset, and the worker's pid.
-    fn running(&self) -> Option<(i32, &RunningCell)> {
-        let worker = self.worker()?;
-        let cell = worker.stage.cell().filter(|cell| cell.key != STARTUP_SCRIPT)?;
-        Some((worker.pid(), cell))
+    /// The cell that runs, or list_vars or reset.
+    fn running(&self) -> Option<&RunningCell> {
+        self.busy_with().filter(|cell| cell.key != STARTUP_SCRIPT)
     }
 
     fn running_mut(&mut self) -> Option<&mut RunningCell> {
@@ -2186,7 +2175,7 @@ impl Interpreter {
         if front.closing {
             return front.fail(cell.key, "not run: the server is shutting down");
         }
-        if let Some(why) = self.running().and_then(|(_, cell)| cell.why_stuck()) {
+        if let Some(why) = self.running().and_then(RunningCell::why_stuck) {
             return front.fail(cell.key, &why);
         }
         if front.cells_waiting >= CELLS_WAITING_MAX {
@@ -2263,7 +2252,7 @@ impl Interpreter {
     /// Ends the process, and takes the interpreter out of the table when that has happened.
     fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
         self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
-        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()) });
+        self.stopping = Some(Stopping { call, removes_saved });
     }
 
     /// Whether it may leave the table now. A process that is still being spawned is not waited for.
@@ -2797,7 +2786,9 @@ impl RunningCell {
         interrupt.child_signals += 1;
         let name = name.to_owned();
         let key = self.key;
-        post(move |server| server.signal_children(name, key, *signal)); // an event, for it needs the whole server
+        let since = self.since;
+        // An event, for it needs the whole server.
+        post(move |server| server.signal_children(name, pid, key, since, *signal));
     }
 
     /// As list_interpreters shows what runs; None for what is no cell.
@@ -3386,7 +3377,7 @@ impl Interpreter {
 
     /// Answers a reader that the cell was interrupted, but goes on.
     fn answer_not_stopped(&mut self, key: u64, front: &mut Frontend) {
-        let Some(interrupt) = self.running().and_then(|(_, cell)| cell.interrupt.as_ref()) else { return };
+        let Some(interrupt) = self.running().and_then(|cell| cell.interrupt.as_ref()) else { return };
         let note = format!("{}, {NOT_STOPPED}", interrupt.why);
         let end = CellEnd { exit: interrupt.exit, notes: vec![note], ..CellEnd::default() };
         self.answer_reader(key, end, front);
