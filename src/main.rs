@@ -2357,7 +2357,7 @@ impl Interpreter {
                 self.read_what_is_there(front);
                 self.install(number, name, package, front);
             }
-            Frame::Done(done) => return self.cell_ended(done, front),
+            Frame::Done { result, end } => return self.cell_ended(&result, end, front),
         }
         self.start_next(front);
         true
@@ -2444,15 +2444,14 @@ impl Interpreter {
     }
 
     /// False where no cell runs.
-    fn cell_ended(&mut self, done: Done, front: &mut Frontend) -> bool {
+    fn cell_ended(&mut self, result: &str, mut end: CellEnd, front: &mut Frontend) -> bool {
         // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
         self.read_what_is_there(front);
-        self.take_result(&done.result, true, front);
+        self.take_result(result, true, front);
         let Some(worker) = self.worker_mut() else { return false };
         let Some(cell) = worker.take_cell() else { return false };
         worker.partial_picture.clear();
         let is_script = cell.key == STARTUP_SCRIPT;
-        let mut end = done.end;
         if let Some(interrupt) = &cell.interrupt {
             end.exit = interrupt.exit;
             let kept = if cell.number.is_some() { "; the variables are kept" } else { "" }; // reset had begun, perhaps
@@ -3043,13 +3042,7 @@ enum Frame {
     Image { kind: Kind, data: String, more: bool },
     Look { number: u64 },
     Install { number: u64, name: String, package: String },
-    Done(Done),
-}
-
-/// How a cell ended, as its worker tells.
-struct Done {
-    result: String, // its last part
-    end: CellEnd,
+    Done { result: String, end: CellEnd }, // with the last part of the result
 }
 
 impl Frame {
@@ -3079,7 +3072,7 @@ impl Frame {
                     exit: frame.get("exit").and_then(Value::as_i64).unwrap_or(1) as i32,
                     notes: notes.filter_map(Value::as_str).map(str::to_owned).collect(),
                 };
-                Frame::Done(Done { result: owned("result").unwrap_or_default(), end })
+                Frame::Done { result: owned("result").unwrap_or_default(), end }
             }
             _ => return None,
         })
