@@ -1562,12 +1562,12 @@ impl Server {
         }
         let mut listed = BTreeMap::new();
         for (name, interpreter) in &self.interpreters {
-            listed.insert(name.clone(), interpreter.describe());
+            listed.insert(name.clone(), interpreter.describe(None));
         }
-        for (name, known) in known.by_name {
+        for (name, Known { source, config, version }) in known.by_name {
             if !self.interpreters.get(&name).is_some_and(Interpreter::runs) {
-                let shown = describe(&name, known.source, &known.config, known.version.as_deref(), false, None);
-                listed.insert(name, shown);
+                let interpreter = Interpreter { name: name.clone(), source, config, ..Interpreter::default() };
+                listed.insert(name, interpreter.describe(version));
             }
         }
         let mut list: Vec<_> = listed.remove(BUILTIN).into_iter().collect();
@@ -1936,7 +1936,7 @@ impl Server {
                 "; its settings stay as they were: stop it and add it again, or save new ones for its next start"
             }
         };
-        let mut shown = interpreter.describe();
+        let mut shown = interpreter.describe(None);
         shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
         self.front.answer(key, structured_result(shown));
     }
@@ -2153,11 +2153,25 @@ impl Interpreter {
         self.stopping.is_some() || (self.is_starting() && differs)
     }
 
-    /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
-    fn describe(&self) -> Value {
+    /// As list_interpreters shows it; the environment's variables are never shown. No file is looked at, for the loop
+    /// asks (I2): where it does not run, `version` says what is known of that.
+    fn describe(&self, version: Option<String>) -> Value {
+        let Interpreter { name, source, config, .. } = self;
         let worker = self.worker();
-        let version = worker.and_then(|worker| worker.version.as_deref());
-        describe(&self.name, self.source, &self.config, version, self.runs(), worker)
+        let version = worker.and_then(|worker| worker.version.clone()).or(version);
+        let python = worker.map(|worker| &worker.python).or(config.python_path.as_ref());
+        let cwd = worker.and_then(|worker| worker.cwd.as_ref()).or(config.cwd.as_ref());
+        let cwd = cwd.cloned().or_else(|| env::current_dir().ok());
+        json!({
+            "name": name, "source": format!("{source:?}").to_lowercase(),
+            "state": if self.runs() { "running" } else { "stopped" },
+            "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
+            "python_path": python.map(|path| path.display().to_string()), "python_version": version,
+            "cwd": cwd.map(|cwd| cwd.display().to_string()), "has_startup_script": config.startup_script.is_some(),
+            "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
+            "started_at": worker.map(|worker| iso_time(worker.started.1)),
+            "uptime": worker.map(|worker| uptime(worker.started.0)),
+        })
     }
 
     fn be_used(&mut self, key: u64, what: Use, front: &mut Frontend) {
@@ -4795,29 +4809,6 @@ impl Known {
 struct KnownInterpreters {
     by_name: BTreeMap<String, Known>,
     unreadable: Option<String>, // why the saved ones are missing
-}
-
-/// An interpreter as list_interpreters shows it; the environment's variables are never shown.
-fn describe(
-    name: &str,
-    source: Source,
-    config: &Config,
-    version: Option<&str>,
-    runs: bool,
-    worker: Option<&Worker>,
-) -> Value {
-    let python = worker.map(|worker| &worker.python).or(config.python_path.as_ref());
-    let cwd = worker.and_then(|worker| worker.cwd.as_ref()).or(config.cwd.as_ref());
-    let cwd = cwd.cloned().or_else(|| env::current_dir().ok());
-    json!({
-        "name": name, "source": format!("{source:?}").to_lowercase(), "state": if runs { "running" } else { "stopped" },
-        "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
-        "python_path": python.map(|path| path.display().to_string()), "python_version": version,
-        "cwd": cwd.map(|cwd| cwd.display().to_string()), "has_startup_script": config.startup_script.is_some(),
-        "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
-        "started_at": worker.map(|worker| iso_time(worker.started.1)),
-        "uptime": worker.map(|worker| uptime(worker.started.0)),
-    })
 }
 
 /// What the clerk does for a call that concerns an interpreter: it looks what is known, and makes given paths absolute.
