@@ -805,8 +805,7 @@ impl Clerk {
                 Ok(bridge) => post(move |server| server.bridge = Some(bridge)),
                 Err(why) => log(&why),
             }
-            let project = find_project(&host); // this may take its time: lsof
-            let surroundings = Surroundings { host, project };
+            let surroundings = Surroundings::of(host); // this may take its time: lsof
             remove_the_dead();
             for job in queue {
                 job(&surroundings);
@@ -1550,8 +1549,7 @@ impl Server {
     }
 
     fn list_interpreters(&mut self, key: u64, _: &Object) {
-        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
-        self.ask_clerk(None, look, move |server, known| server.answer_list(key, known));
+        self.ask_clerk(None, known_interpreters, move |server, known| server.answer_list(key, known));
     }
 
     /// Lists each name once, the builtin first. A running one is shown as it runs, any other as it is saved or found,
@@ -1677,12 +1675,12 @@ fn structured_result(structure: Value) -> Value {
 
 /// What get_session_info says, but for what the loop knows: the socket and the output directory.
 fn session_info(surroundings: &Surroundings) -> Value {
-    let Surroundings { host, project } = surroundings;
+    let Surroundings { host, project, verified } = surroundings;
     let session_id = host.session_id();
     let (since, at) = &*STARTED;
     json!({
-        "session_id": session_id, "transcript_path": session_id.and_then(|id| transcript_path(&project.dir, &id)),
-        "project_dir": project.dir.to_string_lossy(), "verified": project.verified,
+        "session_id": session_id, "transcript_path": session_id.and_then(|id| transcript_path(project, &id)),
+        "project_dir": project.to_string_lossy(), "verified": verified,
         "host": host.name, "host_pid": host.pid, "claude_pid": host.pid.filter(|_| host.is_claude),
         "server_pid": std::process::id(), "version": VERSION, "started_at": iso_time(*at), "uptime": uptime(*since),
     })
@@ -1795,7 +1793,7 @@ impl Server {
         // Adding one that is up changes nothing for its cells, so later cells need not line up behind that.
         let adds_what_is_up = is_up && matches!(action, Action::Add { .. });
         let concerned = if adds_what_is_up { None } else { Some(name.clone()) };
-        let look = move |surroundings: &Surroundings| look_up(action, &surroundings.project.dir);
+        let look = move |surroundings: &Surroundings| look_up(action, surroundings);
         self.ask_clerk(concerned, look, move |server, (action, known)| server.act(key, name, action, known));
     }
 
@@ -2074,15 +2072,18 @@ impl Server {
 
     /// Has the clerk find the processes that a cell started, and signals them where it still runs (I8).
     fn signal_children(&mut self, name: String, group: i32, cell_key: u64, since: Instant, signal: i32) {
-        let look = move |_: &Surroundings| younger_members(group, since);
-        self.ask_clerk(None, look, move |server, children| {
-            let running = server.interpreters.get(&name).and_then(Interpreter::running);
-            if running.is_some_and(|cell| cell.key == cell_key) {
-                for child in children {
-                    sys::kill_member(child, group, signal);
+        self.ask_clerk(
+            None,
+            move |_| younger_members(group, since),
+            move |server, children| {
+                let running = server.interpreters.get(&name).and_then(Interpreter::running);
+                if running.is_some_and(|cell| cell.key == cell_key) {
+                    for child in children {
+                        sys::kill_member(child, group, signal);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -4549,7 +4550,7 @@ impl Interpreter {
         let pid = self.worker().map(Worker::pid);
         let installs = self.installs_into().is_some();
         let look = move |surroundings: &Surroundings| {
-            let project = &surroundings.project.dir;
+            let project = &surroundings.project;
             let roots = environments(project).into_iter();
             let roots: Vec<_> = roots.map(|(name, root)| json!([name, root.to_string_lossy()])).collect();
             json!({
@@ -4812,12 +4813,12 @@ struct KnownInterpreters {
 }
 
 /// What the clerk does for a call that concerns an interpreter: it looks what is known, and makes given paths absolute.
-fn look_up(action: Action, project: &Path) -> (Action, KnownInterpreters) {
+fn look_up(action: Action, surroundings: &Surroundings) -> (Action, KnownInterpreters) {
     let action = match action {
-        Action::Add { given, save } => Action::Add { given: given.with_whole_paths(project), save },
+        Action::Add { given, save } => Action::Add { given: given.with_whole_paths(&surroundings.project), save },
         other => other,
     };
-    (action, known_interpreters(project))
+    (action, known_interpreters(surroundings))
 }
 
 /// The environments in the project and those that are active: how they are called here, and their folders.
@@ -4835,7 +4836,8 @@ fn environments(project: &Path) -> Vec<(&'static str, PathBuf)> {
 }
 
 /// Looks for what can be started by its name. Nothing is run for that.
-fn known_interpreters(project: &Path) -> KnownInterpreters {
+fn known_interpreters(surroundings: &Surroundings) -> KnownInterpreters {
+    let project = &surroundings.project;
     let mut known = KnownInterpreters::default();
     let builtin = Config { python_path: base_python().ok(), ..Config::default() };
     known.by_name.insert(BUILTIN.to_owned(), Known::new(Source::Builtin, builtin));
@@ -5309,8 +5311,7 @@ impl Server {
             let interrupted = is_meant && interpreter.interrupt_running();
             return self.front.respond(peer, "200 OK", &json!({ "interrupted": interrupted }));
         }
-        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
-        self.ask_clerk(None, look, move |server, known| {
+        self.ask_clerk(None, known_interpreters, move |server, known| {
             if known.by_name.contains_key(&name) {
                 return server.front.respond(peer, "200 OK", &json!({"interrupted": false}));
             }
@@ -5339,9 +5340,9 @@ fn checked(tool: &str, mut given: Object, members: &[&str]) -> Result<Object, St
 }
 
 fn health(surroundings: &Surroundings) -> Value {
-    let Surroundings { host, project } = surroundings;
+    let Surroundings { host, project, .. } = surroundings;
     json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": uptime(STARTED.0),
-        "session_id": host.session_id(), "project_dir": project.dir.to_string_lossy(), "host": host.name})
+        "session_id": host.session_id(), "project_dir": project.to_string_lossy(), "host": host.name})
 }
 
 impl Peer {
@@ -6626,7 +6627,8 @@ fn check_writable(dir: &Path) -> Finding {
 /// What the server learns about the process that started it.
 struct Surroundings {
     host: Host,
-    project: Project,
+    project: PathBuf, // where the host works
+    verified: bool,   // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
 /// Who started us. Nothing is known where no process above us is listed.
@@ -6635,12 +6637,6 @@ struct Host {
     pid: Option<i32>,
     name: Option<String>,
     is_claude: bool,
-}
-
-/// Where the host works.
-struct Project {
-    dir: PathBuf,
-    verified: bool, // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
 /// A process, as ps shows it.
@@ -6798,15 +6794,17 @@ fn paths_in(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
-/// The project is what CLAUDE_PROJECT_DIR says, else where the host works, else where we do.
-fn find_project(host: &Host) -> Project {
-    let open = host.pid.map(open_files).unwrap_or_default();
-    let named = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let dir = named.or(open.cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
-    let places = [config_dir(), Some(dir.join(".claude"))];
-    let is_config = |file: &PathBuf| places.iter().flatten().any(|place| file.starts_with(place));
-    let verified = open.paths.iter().any(is_config);
-    Project { dir, verified }
+impl Surroundings {
+    /// The project is what CLAUDE_PROJECT_DIR says, else where the host works, else where we do.
+    fn of(host: Host) -> Surroundings {
+        let open = host.pid.map(open_files).unwrap_or_default();
+        let named = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let project = named.or(open.cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
+        let places = [config_dir(), Some(project.join(".claude"))];
+        let is_config = |file: &PathBuf| places.iter().flatten().any(|place| file.starts_with(place));
+        let verified = open.paths.iter().any(is_config);
+        Surroundings { host, project, verified }
+    }
 }
 
 /// From one `lsof`. Where that is missing or makes no sense, /proc is read.
