@@ -1505,7 +1505,7 @@ impl Server {
     }
 
     fn run_in(&mut self, key: u64, given: &Object, request: Request) {
-        let timeout = time_limit(given.get("timeout").and_then(Value::as_f64));
+        let timeout = time_limit(seconds(given, "timeout"));
         self.line_up(key, interpreter_in(given), Action::Use(Use::Run(request, timeout)));
     }
 
@@ -1638,10 +1638,10 @@ fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
     move |error| format!("{}: {error}", path.as_ref().display())
 }
 
-/// A time limit in seconds from an argument, else from the setting; None for 0: no limit.
-fn time_limit(argument: Option<f64>) -> Option<Duration> {
+/// A time limit from an argument, else from the setting; None for 0: no limit.
+fn time_limit(argument: Option<Duration>) -> Option<Duration> {
     static SETTING: OnceLock<Option<Duration>> = OnceLock::new();
-    let limit = argument.map(Duration::from_secs_f64).or_else(|| *SETTING.get_or_init(|| TIMEOUT.seconds()));
+    let limit = argument.or_else(|| *SETTING.get_or_init(|| TIMEOUT.seconds()));
     limit.filter(|limit| !limit.is_zero())
 }
 
@@ -3253,9 +3253,8 @@ impl Interpreter {
     }
 
     fn why_nothing_runs(&self) -> String {
-        let starts = self.runs() && self.worker().is_none_or(|worker| !matches!(worker.stage, Stage::Idle));
         match &self.last {
-            _ if starts => "the interpreter is starting; no cell runs yet".into(),
+            _ if self.is_starting() => "the interpreter is starting; no cell runs yet".into(),
             Some((title, at, given)) => format!("nothing runs; {title} ended {} ago{given}", span(at.elapsed())),
             None => "nothing runs".into(),
         }
@@ -5267,7 +5266,7 @@ impl Server {
             Endpoint::Interrupt => {
                 let client = text(&given, "client").map(str::to_owned);
                 let given = checked("list_vars", given, &["interpreter"])?; // a tool with the same argument
-                self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned(), client);
+                self.interrupt_for_peer(peer, interpreter_in(&given), client);
             }
             Endpoint::Execute => {
                 let form = form_of(&given)?;
