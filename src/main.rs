@@ -636,14 +636,10 @@ impl Server {
         for id in late {
             self.on_peer_ready(id, 0); // nothing is ready: it sees by itself that its time is over
         }
-        let gone = |it: &&Interpreter| it.worker().is_some_and(|worker| worker.group_has_ended(now));
-        let gone: Vec<String> = self.interpreters.values().filter(gone).map(|it| it.name.clone()).collect();
-        for name in gone {
+        for name in self.names_of(|it| it.worker().is_some_and(|worker| worker.group_has_ended(now))) {
             self.reap(&name);
         }
-        let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
-        let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
-        for name in ended {
+        for name in self.names_of(|it| it.has_ended(now) && !self.is_with_clerk(&it.name)) {
             self.interpreter_ended(name);
         }
         self.release_held();
@@ -668,6 +664,11 @@ impl Server {
                 self.front.tick_at(now);
             }
         }
+    }
+
+    fn names_of(&self, are_meant: impl Fn(&Interpreter) -> bool) -> Vec<String> {
+        let meant = self.interpreters.values().filter(|interpreter| are_meant(interpreter));
+        meant.map(|interpreter| interpreter.name.clone()).collect()
     }
 
     /// Has the held calls of a name go on, when what they waited for is over. Calls that came later may be with the
