@@ -33,7 +33,7 @@
 //! The way of an interrupt: `RunningCell::interrupt` notes that the cell is to end, and why. It is called for a
 //! time-out (`RunningCell::tick`), for a call that nobody wants any more (`lose_call`), and for those who ask for it
 //! (`interrupt_running`). From then on `RunningCell::tick` sends SIGINT to the worker every INTERRUPT_AGAIN, at which
-//! that raises KeyboardInterrupt (worker.py). It cancels the cell's install by dropping its `CancelOnDrop`, at which
+//! that raises KeyboardInterrupt (worker.py). It cancels the cell's install by dropping `installer`, at which
 //! `run_program` kills the installer, unless that copies files already. Processes that the cell has started get the
 //! CHILD_SIGNALS, once the clerk has found them (`signal_children`). After INTERRUPT_PATIENCE `give_up` tells those who
 //! wait that the cell has not stopped. The process is never killed for it. (`Server::tick` calls `Interpreter::tick`,
@@ -112,7 +112,7 @@ use std::os::unix::process::{parent_id, CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock};
+use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -2686,10 +2686,10 @@ struct RunningCell {
     since: Instant,
     new_at: Instant, // when output came last
     interrupt: Option<Interrupt>,
-    installer: Option<CancelOnDrop>,
-    output: Output, // what nobody was told yet; all of it where the reader is a stream
-    unsent: u64,    // bytes that its reader does not get (live_reader)
-    figures: usize, // how many were drawn
+    installer: Option<Arc<()>>, // an installer is wanted for as long as this is held
+    output: Output,             // what nobody was told yet; all of it where the reader is a stream
+    unsent: u64,                // bytes that its reader does not get (live_reader)
+    figures: usize,             // how many were drawn
     has_dropped_figures: bool,
 }
 
@@ -4379,15 +4379,6 @@ const PIP_SOURCES: [&str; 5] =
 const UV_SOURCES: [&str; 7] =
     ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
-/// Held in `RunningCell::installer` for as long as an installer is wanted: dropping it cancels that.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Held for reading while a program runs (an installer, ps, lsof), so that `exit` can wait until all have ended (I11).
 static PROGRAMS: RwLock<()> = RwLock::new(());
 /// We are about to exit: ps and lsof are not wanted any more (`listing`).
@@ -4449,14 +4440,15 @@ fn says_one_of(text: &str, signs: &[&str]) -> bool {
 
 /// Installs a package into the environment, by uv or else by the pip that the environment sees. Returns its name and
 /// version, and those of what came with it. Another server's install is waited for.
-fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool) -> Result<String, String> {
+fn install_package(environment: &Path, package: &str, wish: &Weak<()>) -> Result<String, String> {
+    let is_wished = || wish.strong_count() > 0;
     let end = Instant::now() + INSTALL_LIMIT;
-    let _held = lock(&environment.join("install.lock"), INSTALL_LIMIT, || !is_cancelled.load(Ordering::Relaxed))?;
+    let _held = lock(&environment.join("install.lock"), INSTALL_LIMIT, is_wished)?;
     // An installer that copies files already is let finish, unless the server exits: half a package would be found by
     // every later import.
     let is_wanted = |output: &[u8]| {
         let is_copying = says_one_of(&String::from_utf8_lossy(output), &["Installing collected packages", "Prepared "]);
-        is_copying || !is_cancelled.load(Ordering::Relaxed)
+        is_copying || is_wished()
     };
     let uv = find_program("uv");
     // pip comes first where only pip has been told an index.
@@ -4586,10 +4578,10 @@ impl Interpreter {
             reader.send_note(&format!("installing {package}{what_for} …"));
         }
         let key = cell.key;
-        let is_cancelled = Arc::new(AtomicBool::new(false));
-        cell.installer = Some(CancelOnDrop(is_cancelled.clone()));
+        let wish = cell.installer.insert(Arc::new(()));
+        let wish = Arc::downgrade(wish);
         let work = move || {
-            let outcome = match install_package(&environment, &package, &is_cancelled) {
+            let outcome = match install_package(&environment, &package, &wish) {
                 Ok(installed) => Ok(format!("installed {installed}{what_for}")),
                 Err(why) => Err(format!("{package} could not be installed: {why}")),
             };
