@@ -6723,11 +6723,9 @@ fn parse_process(line: &str, is_macos: bool) -> Option<(i32, ProcessEntry)> {
 
 /// The same from a folder of /proc (proc(5)); None where it is not that of a process.
 fn process_in(folder: &Path) -> Option<(i32, ProcessEntry)> {
-    let status = fs::read(folder.join("status")).ok()?;
-    let status = String::from_utf8_lossy(&status);
+    let status = text_in(folder, "status")?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let command = fs::read(folder.join("cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    let command = text_in(folder, "cmdline")?.replace('\0', " ");
     parse_process(&format!("{} {} {} {command}", field("Pid:")?, field("PPid:")?, field("Name:")?), false)
 }
 
@@ -6768,16 +6766,19 @@ fn age_in_seconds(etime: &str) -> Option<u64> {
 /// A line of pid, group, seconds and command, from a folder of /proc (proc(5)); None where it is not that of a process.
 fn member_in(folder: &Path) -> Option<String> {
     const TICKS: f64 = 100.0; // a second, in what /proc shows
-    let status = fs::read(folder.join("stat")).ok()?;
-    let status = String::from_utf8_lossy(&status);
+    let status = text_in(folder, "stat")?;
     let pid = folder.file_name()?.to_str()?;
     let fields: Vec<&str> = status.rsplit(')').next()?.split_ascii_whitespace().collect(); // behind the name
-    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = text_in(Path::new("/proc"), "uptime")?;
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
     let started = fields.get(19)?.parse::<f64>().ok()? / TICKS;
-    let command = fs::read(folder.join("cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&command).replace(['\0', '\n'], " ");
+    let command = text_in(folder, "cmdline")?.replace(['\0', '\n'], " ");
     Some(format!("{pid} {} {} {command}\n", fields.get(2)?, (uptime - started).max(0.0) as u64))
+}
+
+fn text_in(folder: &Path, name: &str) -> Option<String> {
+    let bytes = fs::read(folder.join(name)).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What is in a folder; nothing where it can't be read.
