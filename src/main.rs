@@ -910,7 +910,7 @@ impl Frontend {
     fn fail(&mut self, key: u64, why: &str) {
         let error = truncate_middle(why, ANSWER_CHARS_MAX);
         let end = CellEnd { error: Some(error), exit: EXIT_FAILED, notes: Vec::new() };
-        self.answer_cell(key, &mut Output::default(), end);
+        self.answer_cell(key, Output::default(), end);
     }
 
     /// Answers that there is no such interpreter: `POST /execute` has a status for that.
@@ -926,9 +926,9 @@ impl Frontend {
     }
 
     /// Sends a cell's answer in the form that its call wants, unless that was cancelled meanwhile.
-    fn answer_cell(&mut self, key: u64, output: &mut Output, end: CellEnd) {
+    fn answer_cell(&mut self, key: u64, mut output: Output, end: CellEnd) {
         let Some(call) = self.calls.remove(&key) else { return };
-        let mut answer = output.make_answer(end, &mut self.files);
+        let answer = output.make_answer(end, &mut self.files);
         let is_error = answer.is_error();
         match call.reply_to {
             ReplyTo::Bridge { peer, form: Form::Stream } => {
@@ -937,17 +937,15 @@ impl Frontend {
                 }
             }
             ReplyTo::Bridge { peer, form: Form::Execute } => {
-                let images = mem::take(&mut answer.pictures).into_iter().filter_map(|picture| picture.path);
-                let images: Vec<_> = images.collect();
+                let images: Vec<_> = output.pictures.into_iter().filter_map(|picture| picture.path).collect();
                 let exit = answer.exit;
                 let text = answer.text();
                 let result = json!({"result": text, "is_error": is_error, "exit_code": exit, "images": images});
                 self.respond(peer, "200 OK", &result);
             }
             reply_to @ (ReplyTo::Mcp { .. } | ReplyTo::Bridge { form: Form::Tool, .. }) => {
-                let pictures = mem::take(&mut answer.pictures);
                 let mut content = vec![json!({"type": "text", "text": answer.text()})];
-                for picture in pictures {
+                for picture in output.pictures {
                     let Some(block) = picture.block else { continue };
                     let mime_type = format!("image/{}", picture.kind.name());
                     content.push(json!({"type": "image", "data": block, "mimeType": mime_type}));
@@ -2016,7 +2014,7 @@ impl Server {
             let text = format!("Interpreter {name:?} {process}; {configuration}");
             let mut output = Output { notes, ..Output::default() };
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
-            self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
+            self.front.answer_cell(key, output, CellEnd { exit, ..CellEnd::default() });
         }
     }
 
@@ -3137,7 +3135,7 @@ impl Interpreter {
         }
         output.notes.splice(0..0, self.take_untold(door, &mut front.files));
         output.notes.splice(0..0, mem::take(&mut front.notices[door]));
-        front.answer_cell(key, &mut output, end);
+        front.answer_cell(key, output, end);
     }
 
     /// What the next answer by a door has to tell (I4, I5).
@@ -3838,7 +3836,7 @@ impl Output {
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
-    /// What there is to tell of a cell.
+    /// What there is to tell of a cell, beside its pictures.
     fn make_answer(&mut self, end: CellEnd, files: &mut OutputFiles) -> Answer {
         let [stdout, stderr, result] = self.streams.each_ref().map(HeadAndTail::text);
         let mut notes = mem::take(&mut self.notes);
@@ -3866,8 +3864,7 @@ impl Output {
         let shown = |note: &String| format!("[mcp-py: {}]", truncate_middle(note, NOTE_CHARS_MAX));
         let ahead = self.ahead.as_ref().map(shown);
         let notes = notes.iter().map(shown).collect();
-        let pictures = mem::take(&mut self.pictures);
-        Answer { ahead, printed, truncation, notes, pictures, result, error: end.error, exit: end.exit }
+        Answer { ahead, printed, truncation, notes, result, error: end.error, exit: end.exit }
     }
 
     /// What was printed and noted, as a note of a later answer, behind a title; None where there is nothing. With its
@@ -3939,7 +3936,6 @@ struct Answer {
     printed: Vec<String>,  // stdout and stderr; where the answer is long, the two ends of these and of the result
     truncation: Option<Truncation>,
     notes: Vec<String>,
-    pictures: Vec<Picture>,
     result: Option<String>, // also where its ends are in `printed`: EventStream::end needs it
     error: Option<String>,
     exit: i32,
