@@ -3146,11 +3146,6 @@ impl Interpreter {
         notes
     }
 
-    fn answer_note(&mut self, key: u64, note: String, front: &mut Frontend) {
-        let end = CellEnd { notes: vec![note], ..CellEnd::default() };
-        self.answer_with_notes(key, Output::default(), end, front);
-    }
-
     fn restart_notice(&self) -> String {
         format!("before this cell, interpreter {:?} was restarted; its variables are gone", self.name)
     }
@@ -3229,7 +3224,8 @@ impl Interpreter {
             }
         }
         let Some(cell) = self.running_mut() else {
-            return self.answer_note(key, self.why_nothing_runs(), front);
+            let end = CellEnd { notes: vec![self.why_nothing_runs()], ..CellEnd::default() };
+            return self.answer_with_notes(key, Output::default(), end, front);
         };
         cell.readers.push_back(key);
         let is_stuck = cell.why_stuck().is_some();
@@ -4833,10 +4829,13 @@ fn known_interpreters(surroundings: &Surroundings) -> KnownInterpreters {
         let config = Config { python_path: Some(root.join("bin/python")), ..Config::default() };
         known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
     }
-    let saved = load_saved().map(|saved| saved.list).unwrap_or_else(|why| {
-        known.unreadable = Some(why);
-        Object::new()
-    });
+    let saved = match load_saved() {
+        Ok(saved) => saved.list,
+        Err(why) => {
+            known.unreadable = Some(why);
+            return known;
+        }
+    };
     for (name, entry) in saved {
         let Value::Object(entry) = entry else { continue };
         let config = Config::from_json(&entry).with_whole_paths(project);
