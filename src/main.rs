@@ -7066,15 +7066,6 @@ mod http {
 
     const BAD_REQUEST: &str = "400 Bad Request";
 
-    /// The header fields that we heed.
-    #[derive(Default)]
-    struct Fields<'a> {
-        hosts: usize,
-        lengths: Vec<&'a str>, // the values of Content-Length
-        is_chunked: bool,
-        expects: bool, // 100 Continue
-    }
-
     /// The head of a request that begins with these bytes. None where they are no whole head, and may become one.
     pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
@@ -7097,58 +7088,48 @@ mod http {
         Err((status, why.into()))
     }
 
+    /// A field's name has no white space (RFC 9112, 5): this refuses folded lines, and spaces before the colon.
     fn parse(lines: &str, size: usize) -> Result<Head, Refusal> {
         let (request_line, field_lines) = lines.split_once("\r\n").unwrap_or((lines, ""));
         let words: Vec<_> = request_line.split(' ').collect();
         let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
             return refuse(BAD_REQUEST, "the request line is not METHOD TARGET HTTP/1.1");
         };
-        let field_lines = field_lines.to_ascii_lowercase();
-        let fields = parse_fields(&field_lines)?;
         let is_http_1_0 = version == "HTTP/1.0";
-        // RFC 9112, 3.2
-        if fields.hosts > 1 || (fields.hosts == 0 && !is_http_1_0) {
-            return refuse(BAD_REQUEST, "there must be one Host");
-        }
-        let length = body_length(method, &fields)?;
-        Ok(Head {
-            method: method.into(),
-            path: path_of(target).into(),
-            size,
-            length,
-            expects: fields.expects,
-            is_http_1_0,
-        })
-    }
-
-    /// Takes lines in lower case (RFC 9112, 5). A name has no white space: this refuses folded lines, and spaces before
-    /// the colon.
-    fn parse_fields(lines: &str) -> Result<Fields<'_>, Refusal> {
-        let mut fields = Fields::default();
-        for line in lines.lines() {
+        let mut hosts = 0;
+        let mut lengths = Vec::new(); // the values of Content-Length
+        let mut is_chunked = false;
+        let mut expects = false;
+        let field_lines = field_lines.to_ascii_lowercase();
+        for line in field_lines.lines() {
             let (name, value) = line.split_once(':').unwrap_or_default();
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refuse(BAD_REQUEST, "a header line is not NAME: VALUE");
             }
             match (name, value.trim_matches([' ', '\t'])) {
-                ("host", _) => fields.hosts += 1,
-                ("content-length", digits) => fields.lengths.push(digits),
-                ("transfer-encoding", "chunked") => fields.is_chunked = true,
+                ("host", _) => hosts += 1,
+                ("content-length", digits) => lengths.push(digits),
+                ("transfer-encoding", "chunked") => is_chunked = true,
                 ("transfer-encoding", _) => return refuse("501 Not Implemented", "the Transfer-Encoding is unknown"),
-                ("expect", "100-continue") => fields.expects = true,
+                ("expect", "100-continue") => expects = true,
                 ("expect", _) => return refuse("417 Expectation Failed", "expect 100-continue only"),
                 _ => {}
             }
         }
-        Ok(fields)
+        // RFC 9112, 3.2
+        if hosts > 1 || (hosts == 0 && !is_http_1_0) {
+            return refuse(BAD_REQUEST, "there must be one Host");
+        }
+        if is_chunked || (method == "POST" && lengths.is_empty()) {
+            return refuse("411 Length Required", "send a Content-Length, not chunks");
+        }
+        let length = body_length(&lengths)?;
+        Ok(Head { method: method.into(), path: path_of(target).into(), size, length, expects, is_http_1_0 })
     }
 
     /// The size of the body in bytes (RFC 9112, 6.3).
-    fn body_length(method: &str, fields: &Fields) -> Result<usize, Refusal> {
-        if fields.is_chunked || (method == "POST" && fields.lengths.is_empty()) {
-            return refuse("411 Length Required", "send a Content-Length, not chunks");
-        }
-        let digits = match fields.lengths[..] {
+    fn body_length(lengths: &[&str]) -> Result<usize, Refusal> {
+        let digits = match lengths {
             [] => return Ok(0),
             [digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => digits,
             _ => return refuse(BAD_REQUEST, "Content-Length is not one number"),
