@@ -238,7 +238,7 @@ def settle_streams():
         failed = flush(stream)
         if leads_to(descriptor) != places[descriptor]:
             dup2(spares[descriptor], descriptor)
-            notes.append("the cell closed or redirected descriptor %d (%s): it was put back" % (descriptor, name))
+            notes.append(f"the cell closed or redirected descriptor {descriptor} ({name}): it was put back")
             flush(own)  # again, with what could not be written before
             flush(stream)
         if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
@@ -247,7 +247,7 @@ def settle_streams():
     return notes
 
 def text_stream(buffer, name, mode):
-    buffer.raw.name = "<%s>" % name  # and `mode`: as Python's own
+    buffer.raw.name = f"<{name}>"  # and `mode`: as Python's own
     stream = TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
     stream.mode = mode
     return stream
@@ -520,7 +520,7 @@ def file_of(request):
 
 def run_cell(request):
     """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
-    name = "<cell %d>" % request["number"] if request["op"] == "run" else "<startup script>"
+    name = f"<cell {request['number']}>" if request["op"] == "run" else "<startup script>"
     code = request["code"][request["code"].startswith("\ufeff") :]
     if needs_file(code):
         name = file_with(code, name)
@@ -1057,7 +1057,7 @@ def hint_at_habit(error):
     """What to write instead, where the error is that of a habit; "" for none."""
     if isinstance(error, SyntaxError) and error.filename not in sources:
         return ""  # of a text that the cell has compiled
-    shown = "%s\n%s" % (getattr(error, "text", None) or "", error)
+    shown = f"{getattr(error, 'text', None) or ''!s}\n{error!s}"
     search = late_import("re").search
     for kind, pattern, hint in HABITS:
         if isinstance(error, kind) and search(pattern, shown):
@@ -1154,7 +1154,7 @@ def report(error):
         return told
     text, _ = guarded(lambda: plain(str(error))[:ERROR_CHARS])  # its __str__ raised, `traceback` was patched, …
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its class says of itself
-    return "%s: %s\n[mcp-py: its traceback can't be shown]" % (name, text), 1
+    return f"{name}: {text}\n[mcp-py: its traceback can't be shown]", 1
 
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
@@ -1162,8 +1162,8 @@ def describe(error):
         text = plain(with_our_path(format_error, error))
         if len(text) > ERROR_CHARS:
             half = ERROR_CHARS // 2
-            mark = "\n[mcp-py: … %d characters left out …]\n" % (len(text) - ERROR_CHARS)
-            text = text[:half] + mark + text[-half:]
+            left_out = len(text) - ERROR_CHARS
+            text = f"{text[:half]}\n[mcp-py: … {left_out} characters left out …]\n{text[-half:]}"
         return text, 1
     code = error.code
     if code is None or isinstance(code, int):
@@ -1171,9 +1171,9 @@ def describe(error):
         place = own_part(error.__traceback__)
         lines = sources[place.tb_frame.f_code.co_filename][2] if place else ()
         if not code and place and place.tb_lineno < len(lines):
-            cell_notes.append("SystemExit ended the cell in line %d: what follows was not run" % place.tb_lineno)
-        return ("SystemExit: %d" % code if code and getpid() == PID else None), code & 255
-    sys.stderr.write("%s\n" % (code,))
+            cell_notes.append(f"SystemExit ended the cell in line {place.tb_lineno}: what follows was not run")
+        return (f"SystemExit: {code}" if code and getpid() == PID else None), code & 255
+    sys.stderr.write(f"{code!s}\n")
     return None, 1
 
 def own_part(place):
@@ -1193,9 +1193,9 @@ def format_error(error):
     if is_compile_error and type(error) is SyntaxError and error.text is None and error.filename in sources:
         shown.text = sources[error.filename][2][error.lineno - 1]
     parts = shown.format_exception_only() if is_compile_error else shown.format()
-    text = "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
+    text = "".join(part for part in parts if not part.lstrip(" |").startswith(f'File "{ours}", line ')).rstrip("\n")
     for file, name in named_files.items():
-        text = text.replace('File "%s", line ' % file, 'File "%s", line ' % name)
+        text = text.replace(f'File "{file}", line ', f'File "{name}", line ')
     return text
 
 def visible_names():
@@ -1244,7 +1244,7 @@ def reset(_request):
         vars(sys).pop(name, None)
     tasks = asyncio.all_tasks(loop) if loop is not None else ()
     if tasks:
-        cell_notes.append("%d tasks of the event loop go on; reset(restart=true) ends them" % len(tasks))
+        cell_notes.append(f"{len(tasks)} tasks of the event loop go on; reset(restart=true) ends them")
     if "__annotations__" in first_scope:  # until 3.13; then they are made where they are asked for
         scope["__annotations__"] = {}
     try:
@@ -1253,7 +1253,7 @@ def reset(_request):
         instead_of_raising = pass_over
     except KeyboardInterrupt:
         instead_of_raising = pass_over
-    return "Scope cleared (%d items removed)" % removed
+    return f"Scope cleared ({removed} items removed)"
 
 OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset, "list_vars": list_vars}
 
@@ -1391,7 +1391,7 @@ def main():
             return
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
             if leads_to(control) != control_place:
-                raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
+                raise SystemExit(f"a cell closed descriptor {control}, by which the interpreter is reached")
             if unanswered:
                 answer("", error)
             else:
