@@ -295,10 +295,7 @@ def make_flush():
     symbol = "__stdoutp" if sys.platform == "darwin" else "stdout"
     stdout = ctypes.c_void_p.in_dll(libc, symbol)
     fflush = libc.fflush
-
-    def flush_stdout():
-        fflush(stdout)
-    return flush_stdout
+    return lambda: fflush(stdout)
 
 def with_our_path(action, *arguments):
     """Runs an action that may import, with the standard library first on sys.path: its modules import others late."""
@@ -701,8 +698,7 @@ def tend():
             if getpid() != PID:  # a fork in a task: see stop_in_child
                 leave_child(None if was_stopped else error)
             if error is not None and not was_stopped:
-                text, _ = report(error)
-                guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+                tell(report(error)[0])
                 if not isinstance(error, (KeyboardInterrupt, SystemExit)):
                     break  # the loop can't run
         guarded(drop_loops_handler)
@@ -720,7 +716,7 @@ os.register_at_fork(after_in_child=stop_in_child)
 def leave_child(error):
     """A child of os.fork reached the end of its cell or task: it exits as at a script's end, and sends nothing."""
     text, code = (None, 0) if error is None else report(error)
-    guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+    tell(text)
     settle_streams()
     _exit(code)
 
@@ -1156,6 +1152,10 @@ def report(error):
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its class says of itself
     return f"{name}: {text}\n[mcp-py: its traceback can't be shown]", 1
 
+def tell(text):
+    """Says on stderr how something ended that is not the cell; nothing where there is nothing to say."""
+    guarded(lambda: sys.stderr.write(f"{text}\n" if text else ""))
+
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
     if not issubclass(type(error), SystemExit):
@@ -1395,8 +1395,7 @@ def main():
             if unanswered:
                 answer("", error)
             else:
-                text, _ = report(error)
-                guarded(lambda: sys.stderr.write("%s\n" % text))
+                tell(report(error)[0])
 
 settle_streams()
 own_streams = sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
