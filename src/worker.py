@@ -47,7 +47,7 @@ from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
-from select import POLLIN, poll
+from select import POLLHUP, POLLIN, poll
 from time import monotonic, time, time_ns
 from traceback import TracebackException, walk_stack
 
@@ -314,11 +314,11 @@ def late_import(name):
 
 # -- the control socket ---------------------------------------------------------------------------------------------
 
-def has_request():
-    """Whether one has arrived, or the end of file."""
+def has_request(patience=0):
+    """Whether one has arrived, or the end of file, or does so within some milliseconds; None: as long as it takes."""
     arrivals = poll()
     arrivals.register(control, POLLIN)
-    return b"\n" in b"".join(received) or bool(arrivals.poll(0))
+    return b"\n" in b"".join(received) or bool(arrivals.poll(patience))
 
 def receive():
     """The next request, or None at end of file. Reading goes on after a signal (PEP 475).
@@ -412,13 +412,12 @@ def watch_server():
     """macOS has no signal for the death of a parent. There the control socket sends SIGIO, and where its other end is
     closed while a cell runs, the server was killed: the group ends too (I11), but for C code that never returns."""
     import fcntl
-    import select
-    control_poll = select.poll()
-    control_poll.register(control, select.POLLHUP)
-    look, killpg, hung_up = control_poll.poll, os.killpg, select.POLLHUP
+    control_poll = poll()
+    control_poll.register(control, POLLHUP)
+    look, killpg = control_poll.poll, os.killpg
 
     def on_sigio(_signal, _frame):
-        if (unanswered or tending) and getpid() == PID and any(events & hung_up for _, events in look(0)):
+        if (unanswered or tending) and getpid() == PID and any(events & POLLHUP for _, events in look(0)):
             killpg(0, SIGKILL)
     signal(SIGIO, on_sigio)
     fcntl.fcntl(control, fcntl.F_SETOWN, PID)
@@ -747,13 +746,11 @@ def find_package(name, path=None, target=None):
 def ask(request, seconds=None):
     """Asks the server something, and returns its answer; None where it has gone, or the time is over."""
     global asking
-    arrivals = poll()
-    arrivals.register(control, POLLIN)
     number = request["number"] = next(own_requests)
     asking = True
     try:
         send([request])
-        while b"\n" in b"".join(received) or arrivals.poll(seconds and seconds * 1000):
+        while has_request(seconds and seconds * 1000):
             reply = receive()
             if reply is None or reply["number"] == number:  # else a late one, to a request that was interrupted
                 return reply
