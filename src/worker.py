@@ -162,7 +162,7 @@ SHOWS = dict(row.split("=") for row in """
     altair.vegalite.v5.api=TopLevelMixin.show altair.vegalite.v6.api=TopLevelMixin.show
     folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""".split())
 PID, MAIN_THREAD = getpid(), get_ident()
-FUNCTION, METHOD = type(json.dumps), type(json.JSONEncoder().encode)
+MODULE, FUNCTION, METHOD = type(sys), type(json.dumps), type(json.JSONEncoder().encode)
 # What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
 # Instead of a browser, bokeh has its file named.
 DEFAULTS = {"MPLBACKEND": "agg", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "EDITOR": "true",
@@ -283,11 +283,15 @@ def c_code_is_loaded():
     # Names first, then modules one by one: to make pairs could start a garbage collection, whose finalizers could
     # import, and so change the dict meanwhile.
     for module in map(modules.get, list(modules)):
-        if type(module) is type(sys):
-            file = module.__dict__.get("__file__")
-            if type(file) is str and file.endswith(".so") and "/lib-dynload/" not in file:
-                return True
+        file = file_of_module(module)
+        if file.endswith(".so") and "/lib-dynload/" not in file:
+            return True
     return False
+
+def file_of_module(module):
+    """"" for none. What is no plain module is not asked: that could run code of the user's."""
+    file = module.__dict__.get("__file__") if type(module) is MODULE else ""
+    return file if type(file) is str else ""
 
 def make_flush():
     ctypes = late_import("ctypes")
@@ -1102,9 +1106,8 @@ def note_changed_modules():
 def watch_new_modules():
     here = os.getcwd() + "/"
     for name in list(modules):
-        module = modules.get(name)
-        file = module.__dict__.get("__file__") if type(module) is type(sys) else None
-        if name in watched or type(file) is not str or "-packages/" in file or file.startswith(STDLIB):
+        file = file_of_module(modules.get(name))
+        if name in watched or not file or "-packages/" in file or file.startswith(STDLIB):
             continue
         if os.path.realpath(file).startswith(here):  # one that was imported before us is taken for what is there
             watched[name] = file, None if name in imported else time_changed(file)
@@ -1120,8 +1123,8 @@ def users_of(names):
 
 def modules_used(module):
     names = set()
-    for value in list(module.__dict__.values()) if type(module) is type(sys) else ():
-        if type(value) is type(sys):
+    for value in list(module.__dict__.values()) if type(module) is MODULE else ():
+        if type(value) is MODULE:
             names.add(value.__dict__.get("__name__"))
         elif type(value) in (FUNCTION, type):
             names.add(value.__module__)
@@ -1212,7 +1215,7 @@ def details(value):
     is_of_home = getattr(modules.get(home), "__dict__", {}).get(name) is kind
     if value is None:
         return "None"
-    if kind is type(sys):
+    if kind is MODULE:
         return f"module {value.__dict__.get('__name__')}"
     if kind in (int, float, complex, bool) and not abs(value) >= 1e100 or kind in (str, bytes) and len(value) <= 60:
         return f"{name} {value!r}"
@@ -1318,10 +1321,9 @@ def lend(request):
             path.insert(0, folder)
 
 def stands_beside(module, name, folder):
-    """Whether a module is of a file or a package in a folder. What is no plain module is not asked."""
-    file = module.__dict__.get("__file__") if type(module) is type(sys) else None
+    """Whether a module is of a file or a package in a folder."""
     top = f"{folder}/{name.partition('.')[0]}"
-    return type(file) is str and file.startswith((f"{top}.", f"{top}/"))
+    return file_of_module(module).startswith((f"{top}.", f"{top}/"))
 
 def forget_siblings():
     """The modules that a script found beside itself are loaded anew by the next one, which may have others."""
