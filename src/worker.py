@@ -289,7 +289,7 @@ def c_code_is_loaded():
     return False
 
 def file_of_module(module):
-    """"" for none. What is no plain module is not asked: that could run code of the user's."""
+    """That of a plain module, "" for none. Nothing else is asked: that could run code of the user's."""
     file = module.__dict__.get("__file__") if type(module) is MODULE else ""
     return file if type(file) is str else ""
 
@@ -718,7 +718,7 @@ os.register_at_fork(after_in_child=stop_in_child)
 
 def leave_child(error):
     """A child of os.fork reached the end of its cell or task: it exits as at a script's end, and sends nothing."""
-    text, code = (None, 0) if error is None else report(error)
+    text, code = report(error)
     tell(text)
     settle_streams()
     _exit(code)
@@ -926,9 +926,6 @@ def show_figures(*_, **__):
             failed.append(error)
     if failed:
         raise failed[0]
-
-def close_figures():
-    modules["matplotlib.pyplot"].close("all")
 
 def display(*values, raw=False, display_id=None, **_):
     """As IPython's: shows each value as a last expression is shown. A raw one is a dict of forms."""
@@ -1144,7 +1141,9 @@ def time_changed(file):
 # -- requests and their answers -------------------------------------------------------------------------------------
 
 def report(error):
-    """(text, exit code) of how a cell ended."""
+    """(text, exit code) of how a cell ended; without an error the text is None."""
+    if error is None:
+        return None, 0
     told, failed = guarded(lambda: describe(error))
     if failed is None:
         return told
@@ -1270,7 +1269,7 @@ def serve(request):
             _, failed = guarded(show_figures)
             error = failed if error is None else error
         if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
-            guarded(close_figures)
+            guarded(lambda: modules["matplotlib.pyplot"].close("all"))
     answer(result, error)
 
 def refuse():
@@ -1353,7 +1352,7 @@ def answer(result, error):
     take_back()
     if getpid() != PID:
         leave_child(error)
-    text, code = (None, 0) if error is None else report(error)
+    text, code = report(error)
     notes = settle_streams()
     flush_libc()
     notes += cell_notes
