@@ -608,10 +608,10 @@ impl Server {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
         match stdin.read(chunk) {
             Ok(0) => {
-                rpc::feed(line, b"\n", |line| self.take_line(line)); // the last line may lack its end
+                rpc::feed(line, b"\n", |line| self.take_message(rpc::parse(line))); // the last line may lack its end
                 self.end_stdin();
             }
-            Ok(count) => rpc::feed(line, &chunk[..count], |line| self.take_line(line)),
+            Ok(count) => rpc::feed(line, &chunk[..count], |line| self.take_message(rpc::parse(line))),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
@@ -872,11 +872,6 @@ impl Frontend {
         }
     }
 
-    /// When a call is answered, though its cell runs on.
-    fn answer_by(&self, key: u64) -> Option<Instant> {
-        self.calls.get(&key)?.answer_by
-    }
-
     /// By which door a call came: 0 for MCP, 1 for the bridge. Notices are kept per door, for a caller at one has
     /// perhaps not seen what was told at the other.
     fn door(&self, key: u64) -> usize {
@@ -1070,10 +1065,6 @@ fn failure<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 }
 
 impl Server {
-    fn take_line(&mut self, line: &[u8]) {
-        self.take_message(rpc::parse(line));
-    }
-
     fn take_message(&mut self, message: rpc::Message) {
         let has_arrays = self.agreed == Some("2025-03-26"); // no other version has
         match message {
@@ -1320,7 +1311,7 @@ fn interpreter_in(given: &Object) -> String {
 #[rustfmt::skip] // a table
 static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
     tool("execute", "Execute Python Code", "destructive open-world", "",
-        Server::execute, &["code"], r#"{
+        |server, key, given| server.run_cell(key, given, Vec::new()), &["code"], r#"{
             "code": {"type": "string", "description": "Python source, any number of lines."},
             "interpreter": {"type": "string", "description":
                 "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
@@ -1491,10 +1482,6 @@ impl Server {
         }
     }
 
-    fn execute(&mut self, key: u64, given: &Object) {
-        self.run_cell(key, given, Vec::new());
-    }
-
     fn run_cell(&mut self, key: u64, given: &Object, argv: Vec<String>) {
         if let Some(wait) = seconds(given, "wait") {
             self.front.limit_wait(key, Some(wait));
@@ -1540,8 +1527,10 @@ impl Server {
 
     fn tell_session(&mut self, key: u64, _: &Object) {
         self.ask_clerk(None, session_info, move |server, mut facts| {
-            facts["history_path"] = json!(server.front.files.history_path().map(|path| path.display().to_string()));
-            facts["output_dir"] = json!(server.front.files.open().ok().map(|dir| dir.display().to_string()));
+            let files = &mut server.front.files;
+            let history = files.history.file.as_ref(); // None before the first cell
+            facts["history_path"] = json!(history.map(|(path, _)| path.display().to_string()));
+            facts["output_dir"] = json!(files.open().ok().map(|dir| dir.display().to_string()));
             facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()));
             server.front.answer(key, structured_result(facts));
         });
@@ -3208,12 +3197,11 @@ impl Interpreter {
         let is_interrupted = interrupts && self.interrupt_running();
         if !is_interrupted {
             let door = front.door(key);
-            let own = self.unattended[door].take();
-            let is_own = own.is_some();
-            let ended = own.or_else(|| self.unattended[1 - door].take());
-            if let Some(EndedCell { title, mut output, mut end, notice }) = ended {
-                if let (false, Some(notice)) = (is_own, notice) {
-                    self.notice_at(1 - door, notice);
+            for from in [door, 1 - door] {
+                let Some(ended) = self.unattended[from].take() else { continue };
+                let EndedCell { title, mut output, mut end, notice } = ended;
+                if let Some(notice) = notice.filter(|_| from != door) {
+                    self.notice_at(from, notice);
                 }
                 if let (Some((_, _, given)), 1) = (&mut self.last, door) {
                     *given = GIVEN_TO_CLIENT;
@@ -3293,7 +3281,8 @@ impl Interpreter {
         let waiting = self.waiting.iter().map(|cell| (cell.key, cell.queued + least));
         let mut late = Vec::new();
         for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
-            match front.answer_by(key).map(|by| by.max(from)) {
+            let answer_by = front.calls.get(&key).and_then(|call| call.answer_by);
+            match answer_by.map(|by| by.max(from)) {
                 Some(by) if by <= now => late.push(key),
                 Some(by) => front.tick_at(by),
                 None => {}
@@ -3797,11 +3786,6 @@ impl Output {
         }
     }
 
-    /// Whether the middle of a stream is in the file only.
-    fn has_gap(&self) -> bool {
-        self.streams.iter().any(|stream| stream.has_gap)
-    }
-
     /// Takes out what is there, but for bytes at the ends of its streams that are no whole character yet.
     fn take_part(&mut self, files: &mut OutputFiles) -> Output {
         let mut part = mem::take(self);
@@ -4065,11 +4049,6 @@ impl OutputFiles {
         if let Some((path, _held)) = self.dir.take() {
             let _ = fs::remove_dir_all(path);
         }
-    }
-
-    /// Where the history is; None before the first cell.
-    fn history_path(&self) -> Option<&Path> {
-        self.history.file.as_ref().map(|(path, _)| path.as_path())
     }
 
     /// Writes down a cell that starts, and by whom: `execute` or `client`.
@@ -5413,7 +5392,7 @@ impl Frontend {
             return;
         }
         let mut notes = mem::take(&mut output.notes);
-        if output.has_gap() {
+        if output.streams.iter().any(|stream| stream.has_gap) {
             let whole = output.spool(&mut self.files).where_it_is_whole();
             notes.push(format!("the middle of its output is left out here, {whole}"));
         }
@@ -6866,7 +6845,6 @@ fn iso_time(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z", at.tm_mday, at.tm_hour, at.tm_min, at.tm_sec)
 }
 
-/// The time since then in its largest unit, such as `1.5 min`.
 /// A time for people: `0.081 s`, `4.2 s`, `95 s`, `3 min 20 s`, `2 h 5 min`.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -6879,6 +6857,7 @@ fn span(time: Duration) -> String {
     }
 }
 
+/// The time since then in its largest unit, such as `1.5 min`.
 fn uptime(since: Instant) -> String {
     let seconds = since.elapsed().as_secs_f64();
     let (length, unit) = match seconds {
