@@ -955,6 +955,14 @@ impl Frontend {
         self.next_tick = self.next_tick.map(|next| next.min(at));
     }
 
+    /// Whether this time has come. Where it has not, the loop looks again then.
+    fn is_due(&mut self, at: Instant, now: Instant) -> bool {
+        if at > now {
+            self.tick_at(at);
+        }
+        at <= now
+    }
+
     /// Tells a call that asked for it how its cell gets on. Progress that the host does not take at once is left out,
     /// for it would only make its queue longer.
     fn report_progress(&mut self, key: u64, now: Instant, chars: u64, line: impl FnOnce() -> String) {
@@ -2765,12 +2773,9 @@ impl RunningCell {
             front.report_progress(*reader, now, self.output.chars(), || self.output.last_line());
         }
         if let (None, Some(timeout)) = (&self.interrupt, self.timeout) {
-            let end = self.since + timeout;
-            if end <= now {
+            if front.is_due(self.since + timeout, now) {
                 let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
                 self.interrupt(why, EXIT_TIMEOUT);
-            } else {
-                front.tick_at(end);
             }
         }
         let Some(interrupt) = &mut self.interrupt else { return };
@@ -2781,9 +2786,8 @@ impl RunningCell {
         }
         front.tick_at(interrupt.next_signal);
         let Some((after, signal)) = CHILD_SIGNALS.get(interrupt.child_signals) else { return };
-        let due = interrupt.since + *after;
-        if due > now {
-            return front.tick_at(due);
+        if !front.is_due(interrupt.since + *after, now) {
+            return;
         }
         interrupt.child_signals += 1;
         let name = name.to_owned();
@@ -2984,11 +2988,10 @@ impl Worker {
     /// Sends SIGKILL where that is due.
     fn finish_kill(&mut self, now: Instant, front: &mut Frontend) {
         let Some(at) = self.kill_at else { return }; // its exit wakes us
-        if at > now {
-            return front.tick_at(at);
+        if front.is_due(at, now) {
+            self.kill_at = None;
+            sys::kill(self.pid(), libc::SIGKILL);
         }
-        self.kill_at = None;
-        sys::kill(self.pid(), libc::SIGKILL);
     }
 
     /// Whether the process has exited, and others of its group have ended or had their time: those that free shared
@@ -3282,10 +3285,8 @@ impl Interpreter {
         let mut late = Vec::new();
         for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
             let answer_by = front.calls.get(&key).and_then(|call| call.answer_by);
-            match answer_by.map(|by| by.max(from)) {
-                Some(by) if by <= now => late.push(key),
-                Some(by) => front.tick_at(by),
-                None => {}
+            if answer_by.is_some_and(|by| front.is_due(by.max(from), now)) {
+                late.push(key);
             }
         }
         let interrupt = cell.interrupt.as_ref().filter(|interrupt| !interrupt.is_given_up && !is_script);
@@ -3293,10 +3294,8 @@ impl Interpreter {
         for key in late {
             self.answer_unfinished(key, now, front);
         }
-        match give_up_at {
-            Some(at) if at <= now => self.give_up(front),
-            Some(at) => front.tick_at(at),
-            None => {}
+        if give_up_at.is_some_and(|at| front.is_due(at, now)) {
+            self.give_up(front);
         }
     }
 
@@ -3385,12 +3384,7 @@ impl Interpreter {
         };
         for cell in &mut self.waiting {
             front.report_progress(cell.key, now, 0, || what.clone());
-            let noted_at = cell.queued + TURN_NOTED_AFTER;
-            if cell.is_noted {
-                continue;
-            }
-            if noted_at > now {
-                front.tick_at(noted_at);
+            if cell.is_noted || !front.is_due(cell.queued + TURN_NOTED_AFTER, now) {
                 continue;
             }
             cell.is_noted = true;
