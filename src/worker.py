@@ -107,8 +107,12 @@ REFUSED = (
     ("an index has another package, or none, under this name; the project's own pages say how to get it",
      "apex arcpy clip detectron2 graph_tool pcl ROOT"),
 )
+
+def pairs(text):
+    return dict(pair.split("=") for pair in text.split())
+
 # Packages that are not called as what is imported.
-PACKAGES = dict(row.split("=", 1) for row in """
+PACKAGES = pairs("""
     PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image skopt=scikit-optimize yaml=PyYAML
     bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary psycopg=psycopg[binary]
     aws_cdk=aws-cdk-lib attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx
@@ -151,16 +155,16 @@ PACKAGES = dict(row.split("=", 1) for row in """
     guardian=django-guardian mptt=django-mptt oauth2_provider=django-oauth-toolkit
     social_django=social-auth-app-django win32api=pywin32 win32con=pywin32 win32com=pywin32 win32gui=pywin32
     pythoncom=pywin32 pywintypes=pywin32 objc=pyobjc-core AppKit=pyobjc-framework-Cocoa
-    Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""".split())
+    Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""")
 # What notebooks show of a value, the best first, and its type.
-FORMS = dict(row.split("=") for row in """png=image/png jpeg=image/jpeg svg=image/svg+xml plain=text/plain
-    markdown=text/markdown latex=text/latex html=text/html""".split())
+FORMS = pairs("""png=image/png jpeg=image/jpeg svg=image/svg+xml plain=text/plain
+    markdown=text/markdown latex=text/latex html=text/html""")
 PAGES = "altair great_tables plotly pydeck".split()  # their charts are pages, though they have a repr of some kind
 # What looks for a window or a browser, by its module: ours takes its place. (Some wait for the browser for ever.)
-SHOWS = dict(row.split("=") for row in """
+SHOWS = pairs("""
     matplotlib.pyplot=show matplotlib.figure=Figure.show PIL.Image=Image.show plotly.io._renderers=show
     altair.vegalite.v5.api=TopLevelMixin.show altair.vegalite.v6.api=TopLevelMixin.show
-    folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""".split())
+    folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""")
 PID, MAIN_THREAD = getpid(), get_ident()
 MODULE, FUNCTION, METHOD = type(sys), type(json.dumps), type(json.JSONEncoder().encode)
 # What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
