@@ -2742,8 +2742,8 @@ impl RunningCell {
         self.readers.front().copied()
     }
 
-    /// Where it is read as a stream, who is to get these bytes. A reader that does not keep up with an interrupted cell,
-    /// which must be able to end, gets no more of it.
+    /// Where it is read as a stream, who is to get these bytes. A reader that does not keep up with an interrupted
+    /// cell, which must be able to end, gets no more of it.
     fn live_reader<'a>(&mut self, bytes: usize, front: &'a mut Frontend) -> Option<&'a mut Peer> {
         if self.interrupt.is_some() && front.is_far_behind(self.reader()) {
             self.unsent += bytes as u64;
