@@ -1537,9 +1537,9 @@ impl Server {
         self.ask_clerk(None, session_info, move |server, mut facts| {
             let files = &mut server.front.files;
             let history = files.history.file.as_ref(); // None before the first cell
-            facts["history_path"] = json!(history.map(|(path, _)| path.display().to_string()));
-            facts["output_dir"] = json!(files.open().ok().map(|dir| dir.display().to_string()));
-            facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()));
+            facts["history_path"] = json!(history.map(|(path, _)| shown(path)));
+            facts["output_dir"] = json!(files.open().ok().map(shown));
+            facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| shown(bridge.reached())));
             server.front.answer(key, structured_result(facts));
         });
     }
@@ -1632,6 +1632,10 @@ fn ensure(holds: bool, else_why: impl FnOnce() -> String) -> Result<(), String> 
 /// What the system said, after the path or program that it is about: for `map_err`.
 fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
     move |error| format!("{}: {error}", path.as_ref().display())
+}
+
+fn shown(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
 }
 
 /// A time limit from an argument, else from the setting; None for 0: no limit.
@@ -2163,8 +2167,8 @@ impl Interpreter {
             "name": name, "source": format!("{source:?}").to_lowercase(),
             "state": if self.runs() { "running" } else { "stopped" },
             "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
-            "python_path": python.map(|path| path.display().to_string()), "python_version": version,
-            "cwd": cwd.map(|cwd| cwd.display().to_string()), "has_startup_script": config.startup_script.is_some(),
+            "python_path": python.map(shown), "python_version": version,
+            "cwd": cwd.map(shown), "has_startup_script": config.startup_script.is_some(),
             "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
             "started_at": worker.map(|worker| iso_time(worker.started.1)),
             "uptime": worker.map(|worker| uptime(worker.started.0)),
@@ -4738,7 +4742,7 @@ impl Config {
             Some(Value::Object(entry)) => entry,
             _ => Object::new(),
         };
-        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let text = |path: &Option<PathBuf>| path.as_ref().map(shown);
         let members = json!({
             "python_path": text(&self.python_path), "cwd": text(&self.cwd), "env": self.env.clone().unwrap_or_default(),
             "startup_script": self.startup_script, "description": self.description,
@@ -5493,7 +5497,7 @@ impl Peer {
         }
         let mut event = json!({"result": last.unwrap_or_default(), "is_error": is_error, "exit_code": answer.exit});
         if let Some(truncation) = answer.truncation {
-            event["output_file"] = json!(truncation.path.display().to_string());
+            event["output_file"] = json!(shown(truncation.path));
             event["output_chars"] = json!(truncation.chars);
         }
         self.send_event(event);
