@@ -5824,8 +5824,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
             return print_history(&line);
         }
         let printed = match Reply::from_json(&line) {
-            Reply::Stdout(text) => printer.output(STDOUT, &text),
-            Reply::Stderr(text) => printer.output(STDERR, &text),
+            Reply::Output(to, text) => printer.output(to, &text),
             Reply::Note(text) => printer.note(&text),
             Reply::Refused(why) => return Err(failed(why)),
             Reply::End(end) => {
@@ -5861,8 +5860,7 @@ fn print_history(facts: &Value) -> Result<i32, ClientError> {
 
 /// A line of the bridge's answer: an event of a stream, or all of another answer.
 enum Reply {
-    Stdout(String),
-    Stderr(String),
+    Output(usize, String), // to stdout or stderr
     Note(String),
     End(End),
     Refused(String),
@@ -5883,8 +5881,8 @@ impl Reply {
         for kind in ["stdout", "stderr", "note", "image", "detail"] {
             let Some(text) = member(kind) else { continue };
             return match kind {
-                "stdout" => Reply::Stdout(text),
-                "stderr" => Reply::Stderr(text),
+                "stdout" => Reply::Output(STDOUT, text),
+                "stderr" => Reply::Output(STDERR, text),
                 "note" => Reply::Note(text),
                 "image" => Reply::Note(format!("[mcp-py: figure saved: {text}]")),
                 _ => Reply::Refused(text),
