@@ -33,7 +33,7 @@
 //! The way of an interrupt: `RunningCell::interrupt` notes that the cell is to end, and why. It is called for a
 //! time-out (`RunningCell::tick`), for a call that nobody wants any more (`lose_call`), and for those who ask for it
 //! (`interrupt_running`). From then on `RunningCell::tick` sends SIGINT to the worker every INTERRUPT_AGAIN, at which
-//! that raises KeyboardInterrupt (worker.py). It cancels the cell's install by dropping its `CancelOnDrop`, at which
+//! that raises KeyboardInterrupt (worker.py). It cancels the cell's install by dropping `installer`, at which
 //! `run_program` kills the installer, unless that copies files already. Processes that the cell has started get the
 //! CHILD_SIGNALS, once the clerk has found them (`signal_children`). After INTERRUPT_PATIENCE `give_up` tells those who
 //! wait that the cell has not stopped. The process is never killed for it. (`Server::tick` calls `Interpreter::tick`,
@@ -113,7 +113,7 @@ use std::os::unix::process::{parent_id, CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock};
+use std::sync::{mpsc, Arc, LazyLock, Once, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, mem, thread};
 
@@ -448,7 +448,7 @@ enum ReplyTo {
 enum Form {
     Tool,
     Execute,
-    Stream(EventStream),
+    Stream,
 }
 
 /// A picture's file, and its base64 where it is small enough for an answer.
@@ -617,10 +617,10 @@ impl Server {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
         match stdin.read(chunk) {
             Ok(0) => {
-                rpc::feed(line, b"\n", |line| self.take_line(line)); // the last line may lack its end
+                rpc::feed(line, b"\n", |line| self.take_message(rpc::parse(line))); // the last line may lack its end
                 self.end_stdin();
             }
-            Ok(count) => rpc::feed(line, &chunk[..count], |line| self.take_line(line)),
+            Ok(count) => rpc::feed(line, &chunk[..count], |line| self.take_message(rpc::parse(line))),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
@@ -645,14 +645,10 @@ impl Server {
         for id in late {
             self.on_peer_ready(id, 0); // nothing is ready: it sees by itself that its time is over
         }
-        let gone = |it: &&Interpreter| it.worker().is_some_and(|worker| worker.group_has_ended(now));
-        let gone: Vec<String> = self.interpreters.values().filter(gone).map(|it| it.name.clone()).collect();
-        for name in gone {
+        for name in self.names_of(|it| it.worker().is_some_and(|worker| worker.group_has_ended(now))) {
             self.reap(&name);
         }
-        let ended = |it: &&Interpreter| it.has_ended(now) && !self.is_with_clerk(&it.name);
-        let ended: Vec<String> = self.interpreters.values().filter(ended).map(|it| it.name.clone()).collect();
-        for name in ended {
+        for name in self.names_of(|it| it.has_ended(now) && !self.is_with_clerk(&it.name)) {
             self.interpreter_ended(name);
         }
         self.release_held();
@@ -677,6 +673,11 @@ impl Server {
                 self.front.tick_at(now);
             }
         }
+    }
+
+    fn names_of(&self, are_meant: impl Fn(&Interpreter) -> bool) -> Vec<String> {
+        let meant = self.interpreters.values().filter(|interpreter| are_meant(interpreter));
+        meant.map(|interpreter| interpreter.name.clone()).collect()
     }
 
     /// Has the held calls of a name go on, when what they waited for is over. Calls that came later may be with the
@@ -781,7 +782,7 @@ impl Server {
     fn cancel(&mut self, key: u64) {
         let Some(call) = self.front.calls.remove(&key) else { return };
         let Some(interpreter) = call.interpreter.and_then(|name| self.interpreters.get_mut(&name)) else { return };
-        let is_stream = matches!(call.reply_to, ReplyTo::Bridge { form: Form::Stream(_), .. });
+        let is_stream = matches!(call.reply_to, ReplyTo::Bridge { form: Form::Stream, .. });
         interpreter.lose_call(key, is_stream, &mut self.front);
         let had_additions = !interpreter.additions.is_empty(); // calls of add_interpreter that wait for its start
         interpreter.additions.retain(|addition| addition.key != key);
@@ -814,8 +815,7 @@ impl Clerk {
                 Ok(bridge) => post(move |server| server.bridge = Some(bridge)),
                 Err(why) => log(&why),
             }
-            let project = find_project(&host); // this may take its time: lsof
-            let surroundings = Surroundings { host, project };
+            let surroundings = Surroundings::of(host); // this may take its time: lsof
             remove_the_dead();
             for job in queue {
                 job(&surroundings);
@@ -881,11 +881,6 @@ impl Frontend {
         }
     }
 
-    /// When a call is answered, though its cell runs on.
-    fn answer_by(&self, key: u64) -> Option<Instant> {
-        self.calls.get(&key)?.answer_by
-    }
-
     /// By which door a call came: 0 for MCP, 1 for the bridge. Notices are kept per door, for a caller at one has
     /// perhaps not seen what was told at the other.
     fn door(&self, key: u64) -> usize {
@@ -919,13 +914,13 @@ impl Frontend {
     fn fail(&mut self, key: u64, why: &str) {
         let error = truncate_middle(why, ANSWER_CHARS_MAX);
         let end = CellEnd { error: Some(error), exit: EXIT_FAILED, notes: Vec::new() };
-        self.answer_cell(key, &mut Output::default(), end);
+        self.answer_cell(key, Output::default(), end);
     }
 
     /// Answers that there is no such interpreter: `POST /execute` has a status for that.
     fn fail_unknown(&mut self, key: u64, why: &str) {
         match self.calls.get(&key).map(|call| &call.reply_to) {
-            Some(ReplyTo::Bridge { peer, form: Form::Execute | Form::Stream(_) }) => {
+            Some(ReplyTo::Bridge { peer, form: Form::Execute | Form::Stream }) => {
                 let peer = *peer;
                 self.calls.remove(&key);
                 self.refuse(peer, "404 Not Found", why);
@@ -935,28 +930,26 @@ impl Frontend {
     }
 
     /// Sends a cell's answer in the form that its call wants, unless that was cancelled meanwhile.
-    fn answer_cell(&mut self, key: u64, output: &mut Output, end: CellEnd) {
+    fn answer_cell(&mut self, key: u64, mut output: Output, end: CellEnd) {
         let Some(call) = self.calls.remove(&key) else { return };
-        let mut answer = output.make_answer(end, &mut self.files);
+        let answer = output.make_answer(end, &mut self.files);
         let is_error = answer.is_error();
         match call.reply_to {
-            ReplyTo::Bridge { peer, form: Form::Stream(events) } => {
+            ReplyTo::Bridge { peer, form: Form::Stream } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    events.end(peer, answer);
+                    peer.end_events(answer);
                 }
             }
             ReplyTo::Bridge { peer, form: Form::Execute } => {
-                let images = mem::take(&mut answer.pictures).into_iter().filter_map(|picture| picture.path);
-                let images: Vec<_> = images.collect();
+                let images: Vec<_> = output.pictures.into_iter().filter_map(|picture| picture.path).collect();
                 let exit = answer.exit;
                 let text = answer.text();
                 let result = json!({"result": text, "is_error": is_error, "exit_code": exit, "images": images});
                 self.respond(peer, "200 OK", &result);
             }
             reply_to @ (ReplyTo::Mcp { .. } | ReplyTo::Bridge { form: Form::Tool, .. }) => {
-                let pictures = mem::take(&mut answer.pictures);
                 let mut content = vec![json!({"type": "text", "text": answer.text()})];
-                for picture in pictures {
+                for picture in output.pictures {
                     let Some(block) = picture.block else { continue };
                     let mime_type = format!("image/{}", picture.kind.name());
                     content.push(json!({"type": "image", "data": block, "mimeType": mime_type}));
@@ -973,6 +966,14 @@ impl Frontend {
     /// Has the loop look at what is due at the latest then.
     fn tick_at(&mut self, at: Instant) {
         self.next_tick = self.next_tick.map(|next| next.min(at));
+    }
+
+    /// Whether this time has come. Where it has not, the loop looks again then.
+    fn is_due(&mut self, at: Instant, now: Instant) -> bool {
+        if at > now {
+            self.tick_at(at);
+        }
+        at <= now
     }
 
     /// Tells a call that asked for it how its cell gets on. Progress that the host does not take at once is left out,
@@ -1085,10 +1086,6 @@ fn failure<T>(code: i64, message: impl Into<String>) -> Result<T, Failure> {
 }
 
 impl Server {
-    fn take_line(&mut self, line: &[u8]) {
-        self.take_message(rpc::parse(line));
-    }
-
     fn take_message(&mut self, message: rpc::Message) {
         let has_arrays = self.agreed == Some("2025-03-26"); // no other version has
         match message {
@@ -1336,7 +1333,7 @@ fn interpreter_in(given: &Object) -> String {
 #[rustfmt::skip] // a table
 static TOOLS: LazyLock<[Tool; 9]> = LazyLock::new(|| [
     tool("execute", "Execute Python Code", "destructive open-world", "",
-        Server::execute, &["code"], r#"{
+        |server, key, given| server.run_cell(key, given, Vec::new()), &["code"], r#"{
             "code": {"type": "string", "description": "Python source, any number of lines."},
             "interpreter": {"type": "string", "description":
                 "Name of the interpreter, \"builtin\" if left out; list_interpreters shows them."},
@@ -1507,10 +1504,6 @@ impl Server {
         }
     }
 
-    fn execute(&mut self, key: u64, given: &Object) {
-        self.run_cell(key, given, Vec::new());
-    }
-
     fn run_cell(&mut self, key: u64, given: &Object, argv: Vec<String>) {
         if let Some(wait) = seconds(given, "wait") {
             self.front.limit_wait(key, Some(wait));
@@ -1520,7 +1513,7 @@ impl Server {
     }
 
     fn run_in(&mut self, key: u64, given: &Object, request: Request) {
-        let timeout = time_limit(given.get("timeout").and_then(Value::as_f64));
+        let timeout = time_limit(seconds(given, "timeout"));
         self.line_up(key, interpreter_in(given), Action::Use(Use::Run(request, timeout)));
     }
 
@@ -1556,16 +1549,17 @@ impl Server {
 
     fn tell_session(&mut self, key: u64, _: &Object) {
         self.ask_clerk(None, session_info, move |server, mut facts| {
-            facts["history_path"] = json!(server.front.files.history_path().map(|path| path.display().to_string()));
-            facts["output_dir"] = json!(server.front.files.open().ok().map(|dir| dir.display().to_string()));
-            facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| bridge.reached().display().to_string()));
+            let files = &mut server.front.files;
+            let history = files.history.file.as_ref(); // None before the first cell
+            facts["history_path"] = json!(history.map(|(path, _)| shown(path)));
+            facts["output_dir"] = json!(files.open().ok().map(shown));
+            facts["socket_path"] = json!(server.bridge.as_ref().map(|bridge| shown(bridge.reached())));
             server.front.answer(key, structured_result(facts));
         });
     }
 
     fn list_interpreters(&mut self, key: u64, _: &Object) {
-        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
-        self.ask_clerk(None, look, move |server, known| server.answer_list(key, known));
+        self.ask_clerk(None, known_interpreters, move |server, known| server.answer_list(key, known));
     }
 
     /// Lists each name once, the builtin first. A running one is shown as it runs, any other as it is saved or found,
@@ -1576,12 +1570,12 @@ impl Server {
         }
         let mut listed = BTreeMap::new();
         for (name, interpreter) in &self.interpreters {
-            listed.insert(name.clone(), interpreter.describe());
+            listed.insert(name.clone(), interpreter.describe(None));
         }
-        for (name, known) in known.by_name {
+        for (name, Known { source, config, version }) in known.by_name {
             if !self.interpreters.get(&name).is_some_and(Interpreter::runs) {
-                let shown = describe(&name, known.source, &known.config, known.version.as_deref(), false, None);
-                listed.insert(name, shown);
+                let interpreter = Interpreter { name: name.clone(), source, config, ..Interpreter::default() };
+                listed.insert(name, interpreter.describe(version));
             }
         }
         let mut list: Vec<_> = listed.remove(BUILTIN).into_iter().collect();
@@ -1654,10 +1648,14 @@ fn with_path(path: impl AsRef<Path>) -> impl Fn(io::Error) -> String {
     move |error| format!("{}: {error}", path.as_ref().display())
 }
 
-/// A time limit in seconds from an argument, else from the setting; None for 0: no limit.
-fn time_limit(argument: Option<f64>) -> Option<Duration> {
+fn shown(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
+}
+
+/// A time limit from an argument, else from the setting; None for 0: no limit.
+fn time_limit(argument: Option<Duration>) -> Option<Duration> {
     static SETTING: OnceLock<Option<Duration>> = OnceLock::new();
-    let limit = argument.map(Duration::from_secs_f64).or_else(|| *SETTING.get_or_init(|| TIMEOUT.seconds()));
+    let limit = argument.or_else(|| *SETTING.get_or_init(|| TIMEOUT.seconds()));
     limit.filter(|limit| !limit.is_zero())
 }
 
@@ -1691,12 +1689,12 @@ fn structured_result(structure: Value) -> Value {
 
 /// What get_session_info says, but for what the loop knows: the socket and the output directory.
 fn session_info(surroundings: &Surroundings) -> Value {
-    let Surroundings { host, project } = surroundings;
+    let Surroundings { host, project, verified } = surroundings;
     let session_id = host.session_id();
     let (since, at) = &*STARTED;
     json!({
-        "session_id": session_id, "transcript_path": session_id.and_then(|id| transcript_path(&project.dir, &id)),
-        "project_dir": project.dir.to_string_lossy(), "verified": project.verified,
+        "session_id": session_id, "transcript_path": session_id.and_then(|id| transcript_path(project, &id)),
+        "project_dir": project.to_string_lossy(), "verified": verified,
         "host": host.name, "host_pid": host.pid, "claude_pid": host.pid.filter(|_| host.is_claude),
         "server_pid": std::process::id(), "version": VERSION, "started_at": iso_time(*at), "uptime": uptime(*since),
     })
@@ -1774,15 +1772,14 @@ struct Addition {
 /// leaves the table.
 struct Stopping {
     call: Option<StopCall>, // None where `cancel` began this, for nobody waits for its start any more
-    removes_saved: bool,    // its saved configuration is still to be removed
-    removed: Result<(), String>, // how that went
+    removes_saved: bool,    // its saved configuration is to be removed
 }
 
 /// A call of stop_interpreter, with the words of its answer.
 struct StopCall {
     key: u64,
-    process: &'static str, // what happened to the process
-    configuration: String, // what becomes of the configuration
+    process: &'static str,       // what happened to the process
+    configuration: &'static str, // what becomes of the configuration
 }
 
 impl Server {
@@ -1810,7 +1807,7 @@ impl Server {
         // Adding one that is up changes nothing for its cells, so later cells need not line up behind that.
         let adds_what_is_up = is_up && matches!(action, Action::Add { .. });
         let concerned = if adds_what_is_up { None } else { Some(name.clone()) };
-        let look = move |surroundings: &Surroundings| look_up(action, &surroundings.project.dir);
+        let look = move |surroundings: &Surroundings| look_up(action, surroundings);
         self.ask_clerk(concerned, look, move |server, (action, known)| server.act(key, name, action, known));
     }
 
@@ -1951,7 +1948,7 @@ impl Server {
                 "; its settings stay as they were: stop it and add it again, or save new ones for its next start"
             }
         };
-        let mut shown = interpreter.describe();
+        let mut shown = interpreter.describe(None);
         shown["message"] = json!(format!("Interpreter {name:?} {became}{saved}{hint}"));
         self.front.answer(key, structured_result(shown));
     }
@@ -1991,7 +1988,7 @@ impl Server {
         };
         let (interpreter, front) = self.interpreter(&name);
         interpreter.begin_stop(
-            Some(StopCall { key, process: what, configuration: became.into() }),
+            Some(StopCall { key, process: what, configuration: became }),
             remove && source == Source::Saved,
         );
         let why = format!("not run: interpreter {name:?} was stopped before this had its turn");
@@ -2004,22 +2001,17 @@ impl Server {
 
     /// An interpreter that is to leave has no process any more. If its saved configuration is to go too, that is first.
     fn interpreter_ended(&mut self, name: String) {
-        let stopping = self.interpreters.get_mut(&name).and_then(|interpreter| interpreter.stopping.as_mut());
-        if !stopping.is_some_and(|stopping| mem::take(&mut stopping.removes_saved)) {
-            return self.finish_stopping(name);
+        let stopping = self.interpreters.get(&name).and_then(|interpreter| interpreter.stopping.as_ref());
+        if !stopping.is_some_and(|stopping| stopping.removes_saved) {
+            return self.finish_stopping(name, Ok(()));
         }
-        let removed = name.clone();
-        let remove = move |_: &Surroundings| update_saved(|list| _ = list.remove(&removed));
-        self.ask_clerk(Some(name.clone()), remove, move |server, removed| {
-            let interpreter = server.interpreters.get_mut(&name);
-            if let Some(stopping) = interpreter.and_then(|interpreter| interpreter.stopping.as_mut()) {
-                stopping.removed = removed;
-            }
-        });
+        let saved_as = name.clone();
+        let remove = move |_: &Surroundings| update_saved(|list| _ = list.remove(&saved_as));
+        self.ask_clerk(Some(name.clone()), remove, move |server, removed| server.finish_stopping(name, removed));
     }
 
     /// Takes an interpreter out of the table, and answers the call that stopped it. What it printed last is told (I4).
-    fn finish_stopping(&mut self, name: String) {
+    fn finish_stopping(&mut self, name: String, removed: Result<(), String>) {
         let Some(mut interpreter) = self.interpreters.remove(&name) else { return };
         let mut notes = interpreter.take_untold(0, &mut self.front.files);
         for note in interpreter.take_untold(1, &mut self.front.files) {
@@ -2029,15 +2021,15 @@ impl Server {
         }
         let Some(stopping) = interpreter.stopping else { return };
         if let Some(StopCall { key, process, configuration }) = stopping.call {
-            let exit = if stopping.removed.is_err() { EXIT_FAILED } else { 0 };
-            let configuration = match stopping.removed {
-                Ok(()) => configuration,
+            let exit = if removed.is_err() { EXIT_FAILED } else { 0 };
+            let configuration = match removed {
+                Ok(()) => configuration.to_owned(),
                 Err(why) => format!("its saved configuration is still there: {why}"),
             };
             let text = format!("Interpreter {name:?} {process}; {configuration}");
             let mut output = Output { notes, ..Output::default() };
             output.take(STDOUT, text.as_bytes(), &mut self.front.files);
-            self.front.answer_cell(key, &mut output, CellEnd { exit, ..CellEnd::default() });
+            self.front.answer_cell(key, output, CellEnd { exit, ..CellEnd::default() });
         }
     }
 
@@ -2093,19 +2085,19 @@ impl Server {
     }
 
     /// Has the clerk find the processes that a cell started, and signals them where it still runs (I8).
-    fn signal_children(&mut self, name: String, cell_key: u64, signal: i32) {
-        let running = self.interpreters.get(&name).and_then(Interpreter::running);
-        let Some((pid, cell)) = running.filter(|(_, cell)| cell.key == cell_key) else { return };
-        let since = cell.since;
-        let look = move |_: &Surroundings| younger_members(pid, since);
-        self.ask_clerk(None, look, move |server, children| {
-            let running = server.interpreters.get(&name).and_then(Interpreter::running);
-            if running.is_some_and(|(_, cell)| cell.key == cell_key) {
-                for child in children {
-                    sys::kill_member(child, pid, signal);
+    fn signal_children(&mut self, name: String, group: i32, cell_key: u64, since: Instant, signal: i32) {
+        self.ask_clerk(
+            None,
+            move |_| younger_members(group, since),
+            move |server, children| {
+                let running = server.interpreters.get(&name).and_then(Interpreter::running);
+                if running.is_some_and(|cell| cell.key == cell_key) {
+                    for child in children {
+                        sys::kill_member(child, group, signal);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -2147,11 +2139,9 @@ impl Interpreter {
         self.worker_mut()?.stage.cell_mut()
     }
 
-    /// The cell that runs, or list_vars or reset, and the worker's pid.
-    fn running(&self) -> Option<(i32, &RunningCell)> {
-        let worker = self.worker()?;
-        let cell = worker.stage.cell().filter(|cell| cell.key != STARTUP_SCRIPT)?;
-        Some((worker.pid(), cell))
+    /// The cell that runs, or list_vars or reset.
+    fn running(&self) -> Option<&RunningCell> {
+        self.busy_with().filter(|cell| cell.key != STARTUP_SCRIPT)
     }
 
     fn running_mut(&mut self) -> Option<&mut RunningCell> {
@@ -2178,14 +2168,30 @@ impl Interpreter {
         self.stopping.is_some() || (self.is_starting() && differs)
     }
 
-    /// As list_interpreters shows it. No file is looked at, for the loop asks (I2).
-    fn describe(&self) -> Value {
+    /// As list_interpreters shows it; the environment's variables are never shown. No file is looked at, for the loop
+    /// asks (I2): where it does not run, `version` says what is known of that.
+    fn describe(&self, version: Option<String>) -> Value {
+        let Interpreter { name, source, config, .. } = self;
         let worker = self.worker();
-        let version = worker.and_then(|worker| worker.version.as_deref());
-        describe(&self.name, self.source, &self.config, version, self.runs(), worker)
+        let version = worker.and_then(|worker| worker.version.clone()).or(version);
+        let python = worker.map(|worker| &worker.python).or(config.python_path.as_ref());
+        let cwd = worker.and_then(|worker| worker.cwd.as_ref()).or(config.cwd.as_ref());
+        let cwd = cwd.cloned().or_else(|| env::current_dir().ok());
+        json!({
+            "name": name, "source": format!("{source:?}").to_lowercase(),
+            "state": if self.runs() { "running" } else { "stopped" },
+            "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
+            "python_path": python.map(shown), "python_version": version,
+            "cwd": cwd.map(shown), "has_startup_script": config.startup_script.is_some(),
+            "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
+            "started_at": worker.map(|worker| iso_time(worker.started.1)),
+            "uptime": worker.map(|worker| uptime(worker.started.0)),
+        })
     }
 
     fn be_used(&mut self, key: u64, what: Use, front: &mut Frontend) {
+        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
+        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         match what {
             Use::Run(request, timeout) => self.submit(Cell::new(key, request, timeout), front),
             Use::Follow { interrupts } => self.follow(key, interrupts, front),
@@ -2195,20 +2201,18 @@ impl Interpreter {
 
     /// Queues a cell.
     fn submit(&mut self, cell: Cell, front: &mut Frontend) {
-        let Some(call) = front.calls.get_mut(&cell.key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         if front.closing {
             return front.fail(cell.key, "not run: the server is shutting down");
         }
-        if let Some(why) = self.running().and_then(|(_, cell)| cell.why_stuck()) {
+        if let Some(why) = self.running().and_then(RunningCell::why_stuck) {
             return front.fail(cell.key, &why);
         }
         if front.cells_waiting >= CELLS_WAITING_MAX {
             let why = format!("not run: {CELLS_WAITING_MAX} cells are waiting already; try again when some have ended");
             return front.fail(cell.key, &why);
         }
-        if let Some((events, peer)) = front.events(Some(cell.key)) {
-            events.begin(peer);
+        if let Some(reader) = front.reader_of_events(Some(cell.key)) {
+            reader.begin_events();
         }
         front.cells_waiting += 1;
         self.waiting.push_back(cell);
@@ -2277,7 +2281,7 @@ impl Interpreter {
     /// Ends the process, and takes the interpreter out of the table when that has happened.
     fn begin_stop(&mut self, call: Option<StopCall>, removes_saved: bool) {
         self.end_by.get_or_insert(Instant::now() + STOP_GRACE);
-        self.stopping = Some(Stopping { call, removes_saved, removed: Ok(()) });
+        self.stopping = Some(Stopping { call, removes_saved });
     }
 
     /// Whether it may leave the table now. A process that is still being spawned is not waited for.
@@ -2382,7 +2386,7 @@ impl Interpreter {
                 self.read_what_is_there(front);
                 self.install(number, name, package, front);
             }
-            Frame::Done(done) => return self.cell_ended(done, front),
+            Frame::Done { result, end } => return self.cell_ended(&result, end, front),
         }
         self.start_next(front);
         true
@@ -2469,15 +2473,14 @@ impl Interpreter {
     }
 
     /// False where no cell runs.
-    fn cell_ended(&mut self, done: Done, front: &mut Frontend) -> bool {
+    fn cell_ended(&mut self, result: &str, mut end: CellEnd, front: &mut Frontend) -> bool {
         // Everything that the cell wrote is in the pipes by now (I4); what comes later is not its own.
         self.read_what_is_there(front);
-        self.take_result(&done.result, true, front);
+        self.take_result(result, true, front);
         let Some(worker) = self.worker_mut() else { return false };
         let Some(cell) = worker.take_cell() else { return false };
         worker.partial_picture.clear();
         let is_script = cell.key == STARTUP_SCRIPT;
-        let mut end = done.end;
         if let Some(interrupt) = &cell.interrupt {
             end.exit = interrupt.exit;
             let kept = if cell.number.is_some() { "; the variables are kept" } else { "" }; // reset had begun, perhaps
@@ -2519,10 +2522,8 @@ impl Interpreter {
         if is_short {
             return;
         }
-        if cell.has_lost_reader(front) {
-            cell.unsent += text.len() as u64;
-        } else if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send_result(peer, text);
+        if let Some(reader) = cell.live_reader(text.len(), front) {
+            reader.send_result(text);
         }
     }
 
@@ -2539,10 +2540,8 @@ impl Interpreter {
             Some(cell) => {
                 cell.output.take(stream, bytes, &mut front.files);
                 cell.new_at = Instant::now();
-                if cell.has_lost_reader(front) {
-                    cell.unsent += count as u64;
-                } else if let Some((events, peer)) = front.events(cell.reader()) {
-                    events.send_output(peer, stream, bytes);
+                if let Some(reader) = cell.live_reader(count, front) {
+                    reader.send_output(stream, bytes);
                 }
                 if stream == STDERR && cell.output.needs_hint() {
                     cell.note(SPAWN_HINT.to_owned(), front);
@@ -2700,10 +2699,10 @@ struct RunningCell {
     since: Instant,
     new_at: Instant, // when output came last
     interrupt: Option<Interrupt>,
-    installer: Option<CancelOnDrop>,
-    output: Output, // what nobody was told yet; all of it where the reader is a stream
-    unsent: u64,    // bytes that its reader does not get (has_lost_reader)
-    figures: usize, // how many were drawn
+    installer: Option<Arc<()>>, // an installer is wanted for as long as this is held
+    output: Output,             // what nobody was told yet; all of it where the reader is a stream
+    unsent: u64,                // bytes that its reader does not get (live_reader)
+    figures: usize,             // how many were drawn
     has_dropped_figures: bool,
 }
 
@@ -2761,15 +2760,20 @@ impl RunningCell {
         self.readers.front().copied()
     }
 
-    /// Whether its events are dropped from now on: its reader does not keep up, and the cell must be able to end.
-    fn has_lost_reader(&self, front: &Frontend) -> bool {
-        self.interrupt.is_some() && front.is_far_behind(self.reader())
+    /// Where it is read as a stream, who is to get these bytes. A reader that does not keep up with an interrupted
+    /// cell, which must be able to end, gets no more of it.
+    fn live_reader<'a>(&mut self, bytes: usize, front: &'a mut Frontend) -> Option<&'a mut Peer> {
+        if self.interrupt.is_some() && front.is_far_behind(self.reader()) {
+            self.unsent += bytes as u64;
+            return None;
+        }
+        front.reader_of_events(self.reader())
     }
 
     /// Something to say of it before its end: a stream gets it at once, others with the answer.
     fn note(&mut self, text: String, front: &mut Frontend) {
-        match front.events(self.reader()) {
-            Some((events, peer)) => events.send_note(peer, &text),
+        match front.reader_of_events(self.reader()) {
+            Some(reader) => reader.send_note(&text),
             None => self.output.note(text),
         }
     }
@@ -2787,12 +2791,9 @@ impl RunningCell {
             front.report_progress(*reader, now, self.output.chars(), || self.output.last_line());
         }
         if let (None, Some(timeout)) = (&self.interrupt, self.timeout) {
-            let end = self.since + timeout;
-            if end <= now {
+            if front.is_due(self.since + timeout, now) {
                 let why = format!("interrupted after its timeout of {} s", timeout.as_secs_f64());
                 self.interrupt(why, EXIT_TIMEOUT);
-            } else {
-                front.tick_at(end);
             }
         }
         let Some(interrupt) = &mut self.interrupt else { return };
@@ -2803,14 +2804,15 @@ impl RunningCell {
         }
         front.tick_at(interrupt.next_signal);
         let Some((after, signal)) = CHILD_SIGNALS.get(interrupt.child_signals) else { return };
-        let due = interrupt.since + *after;
-        if due > now {
-            return front.tick_at(due);
+        if !front.is_due(interrupt.since + *after, now) {
+            return;
         }
         interrupt.child_signals += 1;
         let name = name.to_owned();
         let key = self.key;
-        post(move |server| server.signal_children(name, key, *signal)); // an event, for it needs the whole server
+        let since = self.since;
+        // An event, for it needs the whole server.
+        post(move |server| server.signal_children(name, pid, key, since, *signal));
     }
 
     /// As list_interpreters shows what runs; None for what is no cell.
@@ -3004,11 +3006,10 @@ impl Worker {
     /// Sends SIGKILL where that is due.
     fn finish_kill(&mut self, now: Instant, front: &mut Frontend) {
         let Some(at) = self.kill_at else { return }; // its exit wakes us
-        if at > now {
-            return front.tick_at(at);
+        if front.is_due(at, now) {
+            self.kill_at = None;
+            sys::kill(self.pid(), libc::SIGKILL);
         }
-        self.kill_at = None;
-        sys::kill(self.pid(), libc::SIGKILL);
     }
 
     /// Whether the process has exited, and others of its group have ended or had their time: those that free shared
@@ -3065,13 +3066,7 @@ enum Frame {
     Image { kind: Kind, data: String, more: bool },
     Look { number: u64 },
     Install { number: u64, name: String, package: String },
-    Done(Done),
-}
-
-/// How a cell ended, as its worker tells.
-struct Done {
-    result: String, // its last part
-    end: CellEnd,
+    Done { result: String, end: CellEnd }, // with the last part of the result
 }
 
 impl Frame {
@@ -3101,7 +3096,7 @@ impl Frame {
                     exit: frame.get("exit").and_then(Value::as_i64).unwrap_or(1) as i32,
                     notes: notes.filter_map(Value::as_str).map(str::to_owned).collect(),
                 };
-                Frame::Done(Done { result: owned("result").unwrap_or_default(), end })
+                Frame::Done { result: owned("result").unwrap_or_default(), end }
             }
             _ => return None,
         })
@@ -3150,7 +3145,7 @@ impl Interpreter {
         }
         output.notes.splice(0..0, self.take_untold(door, &mut front.files));
         output.notes.splice(0..0, mem::take(&mut front.notices[door]));
-        front.answer_cell(key, &mut output, end);
+        front.answer_cell(key, output, end);
     }
 
     /// What the next answer by a door has to tell (I4, I5).
@@ -3159,11 +3154,6 @@ impl Interpreter {
         notes.extend(self.unattended[door].take().map(|ended| ended.into_note(files)));
         notes.extend(mem::take(&mut self.between).as_note(BETWEEN_CELLS, false, files));
         notes
-    }
-
-    fn answer_note(&mut self, key: u64, note: String, front: &mut Frontend) {
-        let end = CellEnd { notes: vec![note], ..CellEnd::default() };
-        self.answer_with_notes(key, Output::default(), end, front);
     }
 
     fn restart_notice(&self) -> String {
@@ -3225,17 +3215,14 @@ impl Interpreter {
 
     /// A call of `wait` or `interrupt`: it becomes a reader of what runs, unless there is something to tell already.
     fn follow(&mut self, key: u64, interrupts: bool, front: &mut Frontend) {
-        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         let is_interrupted = interrupts && self.interrupt_running();
         if !is_interrupted {
             let door = front.door(key);
-            let own = self.unattended[door].take();
-            let is_own = own.is_some();
-            let ended = own.or_else(|| self.unattended[1 - door].take());
-            if let Some(EndedCell { title, mut output, mut end, notice }) = ended {
-                if let (false, Some(notice)) = (is_own, notice) {
-                    self.notice_at(1 - door, notice);
+            for from in [door, 1 - door] {
+                let Some(ended) = self.unattended[from].take() else { continue };
+                let EndedCell { title, mut output, mut end, notice } = ended;
+                if let Some(notice) = notice.filter(|_| from != door) {
+                    self.notice_at(from, notice);
                 }
                 if let (Some((_, _, given)), 1) = (&mut self.last, door) {
                     *given = GIVEN_TO_CLIENT;
@@ -3246,18 +3233,16 @@ impl Interpreter {
             }
         }
         let Some(cell) = self.running_mut() else {
-            return self.answer_note(key, self.why_nothing_runs(), front);
+            let end = CellEnd { notes: vec![self.why_nothing_runs()], ..CellEnd::default() };
+            return self.answer_with_notes(key, Output::default(), end, front);
         };
         cell.readers.push_back(key);
         let is_stuck = cell.why_stuck().is_some();
         if cell.readers.len() == 1 {
             self.send_backlog_to_reader(front);
-        } else if let Some((events, peer)) = front.events(Some(key)) {
+        } else if let Some(reader) = front.reader_of_events(Some(key)) {
             let runs_for = span(cell.since.elapsed());
-            events.send_note(
-                peer,
-                &format!("{} runs, for {runs_for} so far; its output goes to another call", cell.title),
-            );
+            reader.send_note(&format!("{} runs, for {runs_for} so far; its output goes to another call", cell.title));
         }
         if is_interrupted && is_stuck {
             self.answer_not_stopped(key, front);
@@ -3272,9 +3257,8 @@ impl Interpreter {
     }
 
     fn why_nothing_runs(&self) -> String {
-        let starts = self.runs() && self.worker().is_none_or(|worker| !matches!(worker.stage, Stage::Idle));
         match &self.last {
-            _ if starts => "the interpreter is starting; no cell runs yet".into(),
+            _ if self.is_starting() => "the interpreter is starting; no cell runs yet".into(),
             Some((title, at, given)) => format!("nothing runs; {title} ended {} ago{given}", span(at.elapsed())),
             None => "nothing runs".into(),
         }
@@ -3318,10 +3302,9 @@ impl Interpreter {
         let waiting = self.waiting.iter().map(|cell| (cell.key, cell.queued + least));
         let mut late = Vec::new();
         for (key, from) in cell.readers.iter().map(|key| (*key, now)).chain(waiting) {
-            match front.answer_by(key).map(|by| by.max(from)) {
-                Some(by) if by <= now => late.push(key),
-                Some(by) => front.tick_at(by),
-                None => {}
+            let answer_by = front.calls.get(&key).and_then(|call| call.answer_by);
+            if answer_by.is_some_and(|by| front.is_due(by.max(from), now)) {
+                late.push(key);
             }
         }
         let interrupt = cell.interrupt.as_ref().filter(|interrupt| !interrupt.is_given_up && !is_script);
@@ -3329,10 +3312,8 @@ impl Interpreter {
         for key in late {
             self.answer_unfinished(key, now, front);
         }
-        match give_up_at {
-            Some(at) if at <= now => self.give_up(front),
-            Some(at) => front.tick_at(at),
-            None => {}
+        if give_up_at.is_some_and(|at| front.is_due(at, now)) {
+            self.give_up(front);
         }
     }
 
@@ -3378,8 +3359,8 @@ impl Interpreter {
         if is_first {
             cell.note_unsent(&mut front.files);
             output = cell.output.take_part(&mut front.files);
-            if let Some((events, _)) = front.events(Some(key)) {
-                events.partial = Default::default(); // it is kept for the next reader
+            if let Some(reader) = front.reader_of_events(Some(key)) {
+                reader.events.partial = Default::default(); // it is kept for the next reader
             }
         }
         cell.readers.retain(|reader| *reader != key);
@@ -3404,7 +3385,7 @@ impl Interpreter {
 
     /// Answers a reader that the cell was interrupted, but goes on.
     fn answer_not_stopped(&mut self, key: u64, front: &mut Frontend) {
-        let Some(interrupt) = self.running().and_then(|(_, cell)| cell.interrupt.as_ref()) else { return };
+        let Some(interrupt) = self.running().and_then(|cell| cell.interrupt.as_ref()) else { return };
         let note = format!("{}, {NOT_STOPPED}", interrupt.why);
         let end = CellEnd { exit: interrupt.exit, notes: vec![note], ..CellEnd::default() };
         self.answer_reader(key, end, front);
@@ -3421,17 +3402,12 @@ impl Interpreter {
         };
         for cell in &mut self.waiting {
             front.report_progress(cell.key, now, 0, || what.clone());
-            let noted_at = cell.queued + TURN_NOTED_AFTER;
-            if cell.is_noted {
-                continue;
-            }
-            if noted_at > now {
-                front.tick_at(noted_at);
+            if cell.is_noted || !front.is_due(cell.queued + TURN_NOTED_AFTER, now) {
                 continue;
             }
             cell.is_noted = true;
-            if let Some((events, peer)) = front.events(Some(cell.key)) {
-                events.send_note(peer, &what);
+            if let Some(reader) = front.reader_of_events(Some(cell.key)) {
+                reader.send_note(&what);
             }
         }
     }
@@ -3441,8 +3417,6 @@ impl Interpreter {
         if front.closing {
             return front.fail(key, "not restarted: the server is shutting down");
         }
-        let Some(call) = front.calls.get_mut(&key) else { return }; // it was cancelled
-        call.interpreter = Some(self.name.clone()); // by which `cancel` finds it
         let is_restart = |cell: &Cell| matches!(cell.request, Request::Restarted);
         let (restarts, others) = mem::take(&mut self.waiting).into_iter().partition(is_restart);
         self.waiting = others;
@@ -3824,11 +3798,6 @@ impl Output {
         }
     }
 
-    /// Whether the middle of a stream is in the file only.
-    fn has_gap(&self) -> bool {
-        self.streams.iter().any(|stream| stream.has_gap)
-    }
-
     /// Takes out what is there, but for bytes at the ends of its streams that are no whole character yet.
     fn take_part(&mut self, files: &mut OutputFiles) -> Output {
         let mut part = mem::take(self);
@@ -3859,7 +3828,7 @@ impl Output {
         last_chars(line.unwrap_or_default(), PROGRESS_MESSAGE_CHARS).to_owned()
     }
 
-    /// What there is to tell of a cell.
+    /// What there is to tell of a cell, beside its pictures.
     fn make_answer(&mut self, end: CellEnd, files: &mut OutputFiles) -> Answer {
         let [stdout, stderr, result] = self.streams.each_ref().map(HeadAndTail::text);
         let mut notes = mem::take(&mut self.notes);
@@ -3887,8 +3856,7 @@ impl Output {
         let shown = |note: &String| format!("[mcp-py: {}]", truncate_middle(note, NOTE_CHARS_MAX));
         let ahead = self.ahead.as_ref().map(shown);
         let notes = notes.iter().map(shown).collect();
-        let pictures = mem::take(&mut self.pictures);
-        Answer { ahead, printed, truncation, notes, pictures, result, error: end.error, exit: end.exit }
+        Answer { ahead, printed, truncation, notes, result, error: end.error, exit: end.exit }
     }
 
     /// What was printed and noted, as a note of a later answer, behind a title; None where there is nothing. With its
@@ -3960,7 +3928,6 @@ struct Answer {
     printed: Vec<String>,  // stdout and stderr; where the answer is long, the two ends of these and of the result
     truncation: Option<Truncation>,
     notes: Vec<String>,
-    pictures: Vec<Picture>,
     result: Option<String>, // also where its ends are in `printed`: EventStream::end needs it
     error: Option<String>,
     exit: i32,
@@ -4094,11 +4061,6 @@ impl OutputFiles {
         if let Some((path, _held)) = self.dir.take() {
             let _ = fs::remove_dir_all(path);
         }
-    }
-
-    /// Where the history is; None before the first cell.
-    fn history_path(&self) -> Option<&Path> {
-        self.history.file.as_ref().map(|(path, _)| path.as_path())
     }
 
     /// Writes down a cell that starts, and by whom: `execute` or `client`.
@@ -4412,15 +4374,6 @@ const PIP_SOURCES: [&str; 5] =
 const UV_SOURCES: [&str; 7] =
     ["UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE", "UV_CONFIG_FILE"];
 
-/// Held in `RunningCell::installer` for as long as an installer is wanted: dropping it cancels that.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Held for reading while a program runs (an installer, ps, lsof), so that `exit` can wait until all have ended (I11).
 static PROGRAMS: RwLock<()> = RwLock::new(());
 /// We are about to exit: ps and lsof are not wanted any more (`listing`).
@@ -4482,14 +4435,15 @@ fn says_one_of(text: &str, signs: &[&str]) -> bool {
 
 /// Installs a package into the environment, by uv or else by the pip that the environment sees. Returns its name and
 /// version, and those of what came with it. Another server's install is waited for.
-fn install_package(environment: &Path, package: &str, is_cancelled: &AtomicBool) -> Result<String, String> {
+fn install_package(environment: &Path, package: &str, wish: &Weak<()>) -> Result<String, String> {
+    let is_wished = || wish.strong_count() > 0;
     let end = Instant::now() + INSTALL_LIMIT;
-    let _held = lock(&environment.join("install.lock"), INSTALL_LIMIT, || !is_cancelled.load(Ordering::Relaxed))?;
+    let _held = lock(&environment.join("install.lock"), INSTALL_LIMIT, is_wished)?;
     // An installer that copies files already is let finish, unless the server exits: half a package would be found by
     // every later import.
     let is_wanted = |output: &[u8]| {
         let is_copying = says_one_of(&String::from_utf8_lossy(output), &["Installing collected packages", "Prepared "]);
-        is_copying || !is_cancelled.load(Ordering::Relaxed)
+        is_copying || is_wished()
     };
     let uv = find_program("uv");
     // pip comes first where only pip has been told an index.
@@ -4583,7 +4537,7 @@ impl Interpreter {
         let pid = self.worker().map(Worker::pid);
         let installs = self.installs_into().is_some();
         let look = move |surroundings: &Surroundings| {
-            let project = &surroundings.project.dir;
+            let project = &surroundings.project;
             let roots = environments(project).into_iter();
             let roots: Vec<_> = roots.map(|(name, root)| json!([name, root.to_string_lossy()])).collect();
             json!({
@@ -4615,14 +4569,14 @@ impl Interpreter {
         let what_for =
             if package.split('[').next() == Some(&*module) { String::new() } else { format!(" for {module}") };
         let Some(cell) = self.busy_with_mut() else { return };
-        if let Some((events, peer)) = front.events(cell.reader()) {
-            events.send_note(peer, &format!("installing {package}{what_for} …"));
+        if let Some(reader) = front.reader_of_events(cell.reader()) {
+            reader.send_note(&format!("installing {package}{what_for} …"));
         }
         let key = cell.key;
-        let is_cancelled = Arc::new(AtomicBool::new(false));
-        cell.installer = Some(CancelOnDrop(is_cancelled.clone()));
+        let wish = cell.installer.insert(Arc::new(()));
+        let wish = Arc::downgrade(wish);
         let work = move || {
-            let outcome = match install_package(&environment, &package, &is_cancelled) {
+            let outcome = match install_package(&environment, &package, &wish) {
                 Ok(installed) => Ok(format!("installed {installed}{what_for}")),
                 Err(why) => Err(format!("{package} could not be installed: {why}")),
             };
@@ -4680,8 +4634,8 @@ impl Interpreter {
             pictures.push(Picture { kind, path: saved.clone().ok(), block });
             not_shown = why.map_or(String::new(), |why| format!(", not shown ({why})"));
         }
-        match (saved, front.events(cell.reader())) {
-            (Ok(path), Some((events, peer))) if kind.is_seen() => events.send(peer, json!({ "image": path })),
+        match (saved, front.reader_of_events(cell.reader())) {
+            (Ok(path), Some(reader)) if kind.is_seen() => reader.send_event(json!({ "image": path })),
             (Ok(path), _) if kind == Kind::Html => cell.note(format!("HTML page saved: {path}"), front),
             (Ok(path), _) => cell.note(format!("figure saved{not_shown}: {path}"), front),
             (Err(why), _) => cell.note(format!("a figure could not be saved: {why}"), front),
@@ -4814,7 +4768,7 @@ impl Config {
             Some(Value::Object(entry)) => entry,
             _ => Object::new(),
         };
-        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let text = |path: &Option<PathBuf>| path.as_ref().map(shown);
         let members = json!({
             "python_path": text(&self.python_path), "cwd": text(&self.cwd), "env": self.env.clone().unwrap_or_default(),
             "startup_script": self.startup_script, "description": self.description,
@@ -4845,36 +4799,13 @@ struct KnownInterpreters {
     unreadable: Option<String>, // why the saved ones are missing
 }
 
-/// An interpreter as list_interpreters shows it; the environment's variables are never shown.
-fn describe(
-    name: &str,
-    source: Source,
-    config: &Config,
-    version: Option<&str>,
-    runs: bool,
-    worker: Option<&Worker>,
-) -> Value {
-    let python = worker.map(|worker| &worker.python).or(config.python_path.as_ref());
-    let cwd = worker.and_then(|worker| worker.cwd.as_ref()).or(config.cwd.as_ref());
-    let cwd = cwd.cloned().or_else(|| env::current_dir().ok());
-    json!({
-        "name": name, "source": format!("{source:?}").to_lowercase(), "state": if runs { "running" } else { "stopped" },
-        "description": config.description.as_ref().map(|text| truncate_middle(text, NOTE_CHARS_MAX)),
-        "python_path": python.map(|path| path.display().to_string()), "python_version": version,
-        "cwd": cwd.map(|cwd| cwd.display().to_string()), "has_startup_script": config.startup_script.is_some(),
-        "pid": worker.map(Worker::pid), "busy": worker.and_then(|worker| worker.stage.cell()?.describe()),
-        "started_at": worker.map(|worker| iso_time(worker.started.1)),
-        "uptime": worker.map(|worker| uptime(worker.started.0)),
-    })
-}
-
 /// What the clerk does for a call that concerns an interpreter: it looks what is known, and makes given paths absolute.
-fn look_up(action: Action, project: &Path) -> (Action, KnownInterpreters) {
+fn look_up(action: Action, surroundings: &Surroundings) -> (Action, KnownInterpreters) {
     let action = match action {
-        Action::Add { given, save } => Action::Add { given: given.with_whole_paths(project), save },
+        Action::Add { given, save } => Action::Add { given: given.with_whole_paths(&surroundings.project), save },
         other => other,
     };
-    (action, known_interpreters(project))
+    (action, known_interpreters(surroundings))
 }
 
 /// The environments in the project and those that are active: how they are called here, and their folders.
@@ -4892,7 +4823,8 @@ fn environments(project: &Path) -> Vec<(&'static str, PathBuf)> {
 }
 
 /// Looks for what can be started by its name. Nothing is run for that.
-fn known_interpreters(project: &Path) -> KnownInterpreters {
+fn known_interpreters(surroundings: &Surroundings) -> KnownInterpreters {
+    let project = &surroundings.project;
     let mut known = KnownInterpreters::default();
     let builtin = Config { python_path: base_python().ok(), ..Config::default() };
     known.by_name.insert(BUILTIN.to_owned(), Known::new(Source::Builtin, builtin));
@@ -4900,10 +4832,13 @@ fn known_interpreters(project: &Path) -> KnownInterpreters {
         let config = Config { python_path: Some(root.join("bin/python")), ..Config::default() };
         known.by_name.insert(name.to_owned(), Known::new(Source::Discovered, config));
     }
-    let saved = load_saved().map(|saved| saved.list).unwrap_or_else(|why| {
-        known.unreadable = Some(why);
-        Object::new()
-    });
+    let saved = match load_saved() {
+        Ok(saved) => saved.list,
+        Err(why) => {
+            known.unreadable = Some(why);
+            return known;
+        }
+    };
     for (name, entry) in saved {
         let Value::Object(entry) = entry else { continue };
         let config = Config::from_json(&entry).with_whole_paths(project);
@@ -5116,7 +5051,8 @@ struct Peer {
     until: Option<Instant>, // when it is dropped, unless it moves before
     is_head: bool,          // it asked by HEAD: its answer has no body
     is_stream: bool,        // it reads events; its cell waits where it is slow
-    call: Option<u64>,      // is cancelled when it hangs up
+    events: EventStream,
+    call: Option<u64>, // is cancelled when it hangs up
 }
 
 #[derive(PartialEq)]
@@ -5130,7 +5066,7 @@ enum Phase {
 /// The answer of a streaming call: events, a JSON object per line.
 #[derive(Default)]
 struct EventStream {
-    is_chunked: bool,
+    is_chunked: bool,      // for a peer that speaks HTTP/1.1
     has_begun: bool,       // its head is sent
     is_within_line: bool,  // stdout, as far as it was sent
     has_result: bool,      // a long result, which is sent as it comes
@@ -5260,6 +5196,7 @@ impl Server {
             until: Some(Instant::now() + scaled(REQUEST_LIMIT)),
             is_head: false,
             is_stream: false,
+            events: EventStream::default(),
             call: None,
         };
         self.front.peers.insert(id, peer);
@@ -5311,12 +5248,13 @@ impl Server {
         peer.phase = Phase::Serving;
         peer.input = Vec::new();
         peer.until = None;
+        peer.events.is_chunked = !head.is_http_1_0;
         let given = given.map_err(|why| ("400 Bad Request", format!("the body is not a JSON object: {why}")))?;
-        self.serve_peer(id, endpoint, given, !head.is_http_1_0).map_err(|why| ("400 Bad Request", why))
+        self.serve_peer(id, endpoint, given).map_err(|why| ("400 Bad Request", why))
     }
 
     /// Serves a request. An error says what is wrong with what was given.
-    fn serve_peer(&mut self, peer: u64, endpoint: Endpoint, given: Object, is_chunked: bool) -> Result<(), String> {
+    fn serve_peer(&mut self, peer: u64, endpoint: Endpoint, given: Object) -> Result<(), String> {
         match endpoint {
             Endpoint::Health => {
                 let key = self.open_peer_call(peer, Form::Tool);
@@ -5325,10 +5263,10 @@ impl Server {
             Endpoint::Interrupt => {
                 let client = text(&given, "client").map(str::to_owned);
                 let given = checked("list_vars", given, &["interpreter"])?; // a tool with the same argument
-                self.interrupt_for_peer(peer, text(&given, "interpreter").unwrap_or(BUILTIN).to_owned(), client);
+                self.interrupt_for_peer(peer, interpreter_in(&given), client);
             }
             Endpoint::Execute => {
-                let form = form_of(&given, is_chunked)?;
+                let form = form_of(&given)?;
                 let argv =
                     serde_json::from_value::<Option<Vec<String>>>(given.get("argv").cloned().unwrap_or_default());
                 let argv = argv.map_err(|why| format!("\"argv\": {why}"))?;
@@ -5337,7 +5275,7 @@ impl Server {
                 self.run_cell(key, &given, argv.unwrap_or_default());
             }
             Endpoint::Wait => {
-                let form = form_of(&given, is_chunked)?;
+                let form = form_of(&given)?;
                 let given = checked("wait", given, &["interpreter", "seconds"])?;
                 let key = self.open_peer_call(peer, form);
                 self.wait(key, &given);
@@ -5351,7 +5289,7 @@ impl Server {
     }
 
     fn open_peer_call(&mut self, id: u64, form: Form) -> u64 {
-        let is_stream = matches!(form, Form::Stream(_));
+        let is_stream = matches!(form, Form::Stream);
         let key = self.front.open_call(ReplyTo::Bridge { peer: id, form }, None);
         if let Some(peer) = self.front.peers.get_mut(&id) {
             peer.call = Some(key);
@@ -5369,8 +5307,7 @@ impl Server {
             let interrupted = is_meant && interpreter.interrupt_running();
             return self.front.respond(peer, "200 OK", &json!({ "interrupted": interrupted }));
         }
-        let look = |surroundings: &Surroundings| known_interpreters(&surroundings.project.dir);
-        self.ask_clerk(None, look, move |server, known| {
+        self.ask_clerk(None, known_interpreters, move |server, known| {
             if known.by_name.contains_key(&name) {
                 return server.front.respond(peer, "200 OK", &json!({"interrupted": false}));
             }
@@ -5381,10 +5318,10 @@ impl Server {
 }
 
 /// The form of an answer that may be a stream; an error where what was given says neither.
-fn form_of(given: &Object, is_chunked: bool) -> Result<Form, String> {
+fn form_of(given: &Object) -> Result<Form, String> {
     match given.get("stream") {
         None | Some(Value::Null | Value::Bool(false)) => Ok(Form::Execute),
-        Some(Value::Bool(true)) => Ok(Form::Stream(EventStream { is_chunked, ..EventStream::default() })),
+        Some(Value::Bool(true)) => Ok(Form::Stream),
         Some(other) => Err(format!("\"stream\" must be true or false, got {other}")),
     }
 }
@@ -5399,9 +5336,9 @@ fn checked(tool: &str, mut given: Object, members: &[&str]) -> Result<Object, St
 }
 
 fn health(surroundings: &Surroundings) -> Value {
-    let Surroundings { host, project } = surroundings;
+    let Surroundings { host, project, .. } = surroundings;
     json!({"name": NAME, "version": VERSION, "pid": std::process::id(), "uptime": uptime(STARTED.0),
-        "session_id": host.session_id(), "project_dir": project.dir.to_string_lossy(), "host": host.name,
+        "session_id": host.session_id(), "project_dir": project.to_string_lossy(), "host": host.name,
         "configuration": configuration()})
 }
 
@@ -5476,125 +5413,130 @@ impl Frontend {
 
     /// Whether this call is a stream whose reader is so far behind that its cell has to wait.
     fn is_far_behind(&self, key: Option<u64>) -> bool {
-        let call = key.and_then(|key| self.calls.get(&key));
-        let Some(ReplyTo::Bridge { peer, form: Form::Stream(_) }) = call.map(|call| &call.reply_to) else {
-            return false;
-        };
-        self.peers.get(peer).is_some_and(|peer| peer.out.waiting.len() > STREAM_BYTES_AHEAD)
+        let reader = self.peer_of_stream(key).and_then(|peer| self.peers.get(&peer));
+        reader.is_some_and(|peer| peer.out.waiting.len() > STREAM_BYTES_AHEAD)
     }
 
     /// Where a call is answered by a stream, sends it what was kept for it. A short result is left for the last event.
     fn send_backlog(&mut self, key: Option<u64>, output: &mut Output) {
-        if self.events(key).is_none() {
+        if self.reader_of_events(key).is_none() {
             return;
         }
         let mut notes = mem::take(&mut output.notes);
-        if output.has_gap() {
+        if output.streams.iter().any(|stream| stream.has_gap) {
             let whole = output.spool(&mut self.files).where_it_is_whole();
             notes.push(format!("the middle of its output is left out here, {whole}"));
         }
-        let Some((events, peer)) = self.events(key) else { return };
-        events.begin(peer);
+        let Some(reader) = self.reader_of_events(key) else { return };
+        reader.begin_events();
         for stream in [STDOUT, STDERR] {
-            events.send_output(peer, stream, &output.streams[stream].shown());
+            reader.send_output(stream, &output.streams[stream].shown());
         }
         for note in notes {
-            events.send_note(peer, &note);
+            reader.send_note(&note);
         }
         let result = &output.streams[RESULT].shown();
         if result.len() > HEAD_BYTES {
-            events.send_result(peer, &String::from_utf8_lossy(result));
+            reader.send_result(&String::from_utf8_lossy(result));
         }
     }
 
-    /// The stream by which a call is answered, and its connection.
-    fn events(&mut self, key: Option<u64>) -> Option<(&mut EventStream, &mut Peer)> {
-        let call = self.calls.get_mut(&key?)?;
-        let ReplyTo::Bridge { peer, form: Form::Stream(events) } = &mut call.reply_to else { return None };
-        Some((events, self.peers.get_mut(peer)?))
+    /// Who reads the stream by which a call is answered.
+    fn reader_of_events(&mut self, key: Option<u64>) -> Option<&mut Peer> {
+        let peer = self.peer_of_stream(key)?;
+        self.peers.get_mut(&peer)
+    }
+
+    fn peer_of_stream(&self, key: Option<u64>) -> Option<u64> {
+        match self.calls.get(&key?)?.reply_to {
+            ReplyTo::Bridge { peer, form: Form::Stream } => Some(peer),
+            _ => None,
+        }
     }
 }
 
-impl EventStream {
+/// The events of a stream.
+impl Peer {
     /// Sends the head. Until then the request may still be refused with a status.
-    fn begin(&mut self, peer: &mut Peer) {
-        if mem::replace(&mut self.has_begun, true) {
+    fn begin_events(&mut self) {
+        if mem::replace(&mut self.events.has_begun, true) {
             return;
         }
-        let coding = if self.is_chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
+        let coding = if self.events.is_chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n";
-        peer.push(format!("{head}{coding}Connection: close\r\n\r\n").as_bytes());
+        self.push(format!("{head}{coding}Connection: close\r\n\r\n").as_bytes());
     }
 
     /// Sends an event.
-    fn send(&mut self, peer: &mut Peer, event: Value) {
-        self.begin(peer);
+    fn send_event(&mut self, event: Value) {
+        self.begin_events();
         let mut line = format!("{event}\n");
-        if self.is_chunked {
+        if self.events.is_chunked {
             line = format!("{:x}\r\n{line}\r\n", line.len());
         }
-        peer.push(line.as_bytes());
+        self.push(line.as_bytes());
     }
 
-    fn send_note(&mut self, peer: &mut Peer, text: &str) {
-        self.send(peer, json!({ "note": format!("[mcp-py: {text}]") }));
+    fn send_note(&mut self, text: &str) {
+        self.send_event(json!({ "note": format!("[mcp-py: {text}]") }));
     }
 
-    fn send_text(&mut self, peer: &mut Peer, stream: usize, text: &str) {
+    fn send_text(&mut self, stream: usize, text: &str) {
         if !text.is_empty() {
             let name = if stream == STDERR { "stderr" } else { "stdout" };
-            self.is_within_line = if stream == STDERR { self.is_within_line } else { !text.ends_with('\n') };
-            self.send(peer, json!({ name: text }));
+            self.events.is_within_line =
+                if stream == STDERR { self.events.is_within_line } else { !text.ends_with('\n') };
+            self.send_event(json!({ name: text }));
         }
     }
 
     /// Sends on what the cell printed, but for bytes at the end that are no whole character yet.
-    fn send_output(&mut self, peer: &mut Peer, stream: usize, bytes: &[u8]) {
-        let mut all = mem::take(&mut self.partial[stream]);
+    fn send_output(&mut self, stream: usize, bytes: &[u8]) {
+        let mut all = mem::take(&mut self.events.partial[stream]);
         all.extend_from_slice(bytes);
-        self.partial[stream] = all.split_off(all.len() - cut_character(&all));
-        self.send_text(peer, stream, &escaped(&all));
+        self.events.partial[stream] = all.split_off(all.len() - cut_character(&all));
+        self.send_text(stream, &escaped(&all));
     }
 
     /// Sends a result, or a part of one, on lines of stdout.
-    fn send_result(&mut self, peer: &mut Peer, text: &str) {
-        let is_first = !mem::replace(&mut self.has_result, true);
-        if is_first && self.is_within_line {
-            self.send_text(peer, STDOUT, "\n");
+    fn send_result(&mut self, text: &str) {
+        let is_first = !mem::replace(&mut self.events.has_result, true);
+        if is_first && self.events.is_within_line {
+            self.send_text(STDOUT, "\n");
         }
-        self.send_text(peer, STDOUT, text);
+        self.send_text(STDOUT, text);
     }
 
     /// Sends what there is left to tell. The last event has the error, else the result. A long result has gone out as
     /// output already, and the last event has none. Where there are both an error and a short result (a figure could
     /// not be drawn after the value was there), the result goes out as output here.
-    fn end(mut self, peer: &mut Peer, answer: Answer) {
+    fn end_events(&mut self, answer: Answer) {
         let is_error = answer.is_error();
         for stream in [STDOUT, STDERR] {
-            let rest = mem::take(&mut self.partial[stream]); // of a character that never got complete
-            self.send_text(peer, stream, &escaped(&rest));
+            let rest = mem::take(&mut self.events.partial[stream]); // of a character that never got complete
+            self.send_text(stream, &escaped(&rest));
         }
-        if let (true, false, Some(result)) = (is_error, self.has_result, &answer.result) {
-            self.send_result(peer, result);
+        if let (true, false, Some(result)) = (is_error, self.events.has_result, &answer.result) {
+            self.send_result(result);
         }
         let mut last = answer.error;
-        if self.has_result {
-            self.send_text(peer, STDOUT, "\n");
+        if self.events.has_result {
+            self.send_text(STDOUT, "\n");
         } else {
             last = last.or(answer.result);
         }
         for note in answer.ahead.into_iter().chain(answer.notes) {
-            self.send(peer, json!({ "note": note }));
+            self.send_event(json!({ "note": note }));
         }
         let mut event = json!({"result": last.unwrap_or_default(), "is_error": is_error, "exit_code": answer.exit});
         if let Some(truncation) = answer.truncation {
-            event["output_file"] = json!(truncation.path.display().to_string());
+            event["output_file"] = json!(shown(truncation.path));
             event["output_chars"] = json!(truncation.chars);
         }
-        self.send(peer, event);
-        peer.phase = Phase::Ending;
-        peer.call = None;
-        peer.push(if self.is_chunked { b"0\r\n\r\n" } else { b"" }); // which also moves the phase on
+        self.send_event(event);
+        self.phase = Phase::Ending;
+        self.call = None;
+        self.push(if self.events.is_chunked { b"0\r\n\r\n" } else { b"" }); // which also moves the phase on
     }
 }
 
@@ -5915,8 +5857,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
             return print_history(&line);
         }
         let printed = match Reply::from_json(&line) {
-            Reply::Stdout(text) => printer.output(STDOUT, &text),
-            Reply::Stderr(text) => printer.output(STDERR, &text),
+            Reply::Output(to, text) => printer.output(to, &text),
             Reply::Note(text) => printer.note(&text),
             Reply::Refused(why) => return Err(failed(why)),
             Reply::End(end) => {
@@ -5952,8 +5893,7 @@ fn print_history(facts: &Value) -> Result<i32, ClientError> {
 
 /// A line of the bridge's answer: an event of a stream, or all of another answer.
 enum Reply {
-    Stdout(String),
-    Stderr(String),
+    Output(usize, String), // to stdout or stderr
     Note(String),
     End(End),
     Refused(String),
@@ -5974,8 +5914,8 @@ impl Reply {
         for kind in ["stdout", "stderr", "note", "image", "detail"] {
             let Some(text) = member(kind) else { continue };
             return match kind {
-                "stdout" => Reply::Stdout(text),
-                "stderr" => Reply::Stderr(text),
+                "stdout" => Reply::Output(STDOUT, text),
+                "stderr" => Reply::Output(STDERR, text),
                 "note" => Reply::Note(text),
                 "image" => Reply::Note(format!("[mcp-py: figure saved: {text}]")),
                 _ => Reply::Refused(text),
@@ -6766,7 +6706,8 @@ fn check_writable(dir: &Path) -> Finding {
 /// What the server learns about the process that started it.
 struct Surroundings {
     host: Host,
-    project: Project,
+    project: PathBuf, // where the host works
+    verified: bool,   // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
 /// Who started us. Nothing is known where no process above us is listed.
@@ -6775,12 +6716,6 @@ struct Host {
     pid: Option<i32>,
     name: Option<String>,
     is_claude: bool,
-}
-
-/// Where the host works.
-struct Project {
-    dir: PathBuf,
-    verified: bool, // the host holds files of Claude's configuration open: a fact to report, never a gate
 }
 
 /// A process, as ps shows it.
@@ -6875,11 +6810,9 @@ fn parse_process(line: &str, is_macos: bool) -> Option<(i32, ProcessEntry)> {
 
 /// The same from a folder of /proc (proc(5)); None where it is not that of a process.
 fn process_in(folder: &Path) -> Option<(i32, ProcessEntry)> {
-    let status = fs::read(folder.join("status")).ok()?;
-    let status = String::from_utf8_lossy(&status);
+    let status = text_in(folder, "status")?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let command = fs::read(folder.join("cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    let command = text_in(folder, "cmdline")?.replace('\0', " ");
     parse_process(&format!("{} {} {} {command}", field("Pid:")?, field("PPid:")?, field("Name:")?), false)
 }
 
@@ -6920,16 +6853,19 @@ fn age_in_seconds(etime: &str) -> Option<u64> {
 /// A line of pid, group, seconds and command, from a folder of /proc (proc(5)); None where it is not that of a process.
 fn member_in(folder: &Path) -> Option<String> {
     const TICKS: f64 = 100.0; // a second, in what /proc shows
-    let status = fs::read(folder.join("stat")).ok()?;
-    let status = String::from_utf8_lossy(&status);
+    let status = text_in(folder, "stat")?;
     let pid = folder.file_name()?.to_str()?;
     let fields: Vec<&str> = status.rsplit(')').next()?.split_ascii_whitespace().collect(); // behind the name
-    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = text_in(Path::new("/proc"), "uptime")?;
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
     let started = fields.get(19)?.parse::<f64>().ok()? / TICKS;
-    let command = fs::read(folder.join("cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&command).replace(['\0', '\n'], " ");
+    let command = text_in(folder, "cmdline")?.replace(['\0', '\n'], " ");
     Some(format!("{pid} {} {} {command}\n", fields.get(2)?, (uptime - started).max(0.0) as u64))
+}
+
+fn text_in(folder: &Path, name: &str) -> Option<String> {
+    let bytes = fs::read(folder.join(name)).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What is in a folder; nothing where it can't be read.
@@ -6938,15 +6874,17 @@ fn paths_in(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
-/// The project is what CLAUDE_PROJECT_DIR says, else where the host works, else where we do.
-fn find_project(host: &Host) -> Project {
-    let open = host.pid.map(open_files).unwrap_or_default();
-    let named = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let dir = named.or(open.cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
-    let places = [config_dir(), Some(dir.join(".claude"))];
-    let is_config = |file: &PathBuf| places.iter().flatten().any(|place| file.starts_with(place));
-    let verified = open.paths.iter().any(is_config);
-    Project { dir, verified }
+impl Surroundings {
+    /// The project is what CLAUDE_PROJECT_DIR says, else where the host works, else where we do.
+    fn of(host: Host) -> Surroundings {
+        let open = host.pid.map(open_files).unwrap_or_default();
+        let named = env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let project = named.or(open.cwd).or_else(|| env::current_dir().ok()).unwrap_or_else(|| "/".into());
+        let places = [config_dir(), Some(project.join(".claude"))];
+        let is_config = |file: &PathBuf| places.iter().flatten().any(|place| file.starts_with(place));
+        let verified = open.paths.iter().any(is_config);
+        Surroundings { host, project, verified }
+    }
 }
 
 /// From one `lsof`. Where that is missing or makes no sense, /proc is read.
@@ -7020,7 +6958,6 @@ fn iso_time(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z", at.tm_mday, at.tm_hour, at.tm_min, at.tm_sec)
 }
 
-/// The time since then in its largest unit, such as `1.5 min`.
 /// A time for people: `0.081 s`, `4.2 s`, `95 s`, `3 min 20 s`, `2 h 5 min`.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -7033,6 +6970,7 @@ fn span(time: Duration) -> String {
     }
 }
 
+/// The time since then in its largest unit, such as `1.5 min`.
 fn uptime(since: Instant) -> String {
     let seconds = since.elapsed().as_secs_f64();
     let (length, unit) = match seconds {
@@ -7220,15 +7158,6 @@ mod http {
 
     const BAD_REQUEST: &str = "400 Bad Request";
 
-    /// The header fields that we heed.
-    #[derive(Default)]
-    struct Fields<'a> {
-        hosts: usize,
-        lengths: Vec<&'a str>, // the values of Content-Length
-        is_chunked: bool,
-        expects: bool, // 100 Continue
-    }
-
     /// The head of a request that begins with these bytes. None where they are no whole head, and may become one.
     pub fn head(bytes: &[u8]) -> Option<Result<Head, Refusal>> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
@@ -7251,58 +7180,48 @@ mod http {
         Err((status, why.into()))
     }
 
+    /// A field's name has no white space (RFC 9112, 5): this refuses folded lines, and spaces before the colon.
     fn parse(lines: &str, size: usize) -> Result<Head, Refusal> {
         let (request_line, field_lines) = lines.split_once("\r\n").unwrap_or((lines, ""));
         let words: Vec<_> = request_line.split(' ').collect();
         let [method, target, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
             return refuse(BAD_REQUEST, "the request line is not METHOD TARGET HTTP/1.1");
         };
-        let field_lines = field_lines.to_ascii_lowercase();
-        let fields = parse_fields(&field_lines)?;
         let is_http_1_0 = version == "HTTP/1.0";
-        // RFC 9112, 3.2
-        if fields.hosts > 1 || (fields.hosts == 0 && !is_http_1_0) {
-            return refuse(BAD_REQUEST, "there must be one Host");
-        }
-        let length = body_length(method, &fields)?;
-        Ok(Head {
-            method: method.into(),
-            path: path_of(target).into(),
-            size,
-            length,
-            expects: fields.expects,
-            is_http_1_0,
-        })
-    }
-
-    /// Takes lines in lower case (RFC 9112, 5). A name has no white space: this refuses folded lines, and spaces before
-    /// the colon.
-    fn parse_fields(lines: &str) -> Result<Fields<'_>, Refusal> {
-        let mut fields = Fields::default();
-        for line in lines.lines() {
+        let mut hosts = 0;
+        let mut lengths = Vec::new(); // the values of Content-Length
+        let mut is_chunked = false;
+        let mut expects = false;
+        let field_lines = field_lines.to_ascii_lowercase();
+        for line in field_lines.lines() {
             let (name, value) = line.split_once(':').unwrap_or_default();
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refuse(BAD_REQUEST, "a header line is not NAME: VALUE");
             }
             match (name, value.trim_matches([' ', '\t'])) {
-                ("host", _) => fields.hosts += 1,
-                ("content-length", digits) => fields.lengths.push(digits),
-                ("transfer-encoding", "chunked") => fields.is_chunked = true,
+                ("host", _) => hosts += 1,
+                ("content-length", digits) => lengths.push(digits),
+                ("transfer-encoding", "chunked") => is_chunked = true,
                 ("transfer-encoding", _) => return refuse("501 Not Implemented", "the Transfer-Encoding is unknown"),
-                ("expect", "100-continue") => fields.expects = true,
+                ("expect", "100-continue") => expects = true,
                 ("expect", _) => return refuse("417 Expectation Failed", "expect 100-continue only"),
                 _ => {}
             }
         }
-        Ok(fields)
+        // RFC 9112, 3.2
+        if hosts > 1 || (hosts == 0 && !is_http_1_0) {
+            return refuse(BAD_REQUEST, "there must be one Host");
+        }
+        if is_chunked || (method == "POST" && lengths.is_empty()) {
+            return refuse("411 Length Required", "send a Content-Length, not chunks");
+        }
+        let length = body_length(&lengths)?;
+        Ok(Head { method: method.into(), path: path_of(target).into(), size, length, expects, is_http_1_0 })
     }
 
     /// The size of the body in bytes (RFC 9112, 6.3).
-    fn body_length(method: &str, fields: &Fields) -> Result<usize, Refusal> {
-        if fields.is_chunked || (method == "POST" && fields.lengths.is_empty()) {
-            return refuse("411 Length Required", "send a Content-Length, not chunks");
-        }
-        let digits = match fields.lengths[..] {
+    fn body_length(lengths: &[&str]) -> Result<usize, Refusal> {
+        let digits = match lengths {
             [] => return Ok(0),
             [digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => digits,
             _ => return refuse(BAD_REQUEST, "Content-Length is not one number"),

@@ -47,7 +47,7 @@ from _thread import get_ident
 from io import BufferedReader, BytesIO, FileIO, StringIO, TextIOWrapper
 from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
-from select import POLLIN, poll
+from select import POLLHUP, POLLIN, poll
 from time import monotonic, time, time_ns
 from traceback import TracebackException, walk_stack
 
@@ -107,8 +107,12 @@ REFUSED = (
     ("an index has another package, or none, under this name; the project's own pages say how to get it",
      "apex arcpy clip detectron2 graph_tool pcl ROOT"),
 )
+
+def pairs(text):
+    return dict(pair.split("=") for pair in text.split())
+
 # Packages that are not called as what is imported.
-PACKAGES = dict(row.split("=", 1) for row in """
+PACKAGES = pairs("""
     PIL=pillow cv2=opencv-python-headless sklearn=scikit-learn skimage=scikit-image skopt=scikit-optimize yaml=PyYAML
     bs4=beautifulsoup4 dateutil=python-dateutil OpenSSL=pyOpenSSL psycopg2=psycopg2-binary psycopg=psycopg[binary]
     aws_cdk=aws-cdk-lib attr=attrs serial=pyserial usb=pyusb dotenv=python-dotenv docx=python-docx pptx=python-pptx
@@ -151,18 +155,18 @@ PACKAGES = dict(row.split("=", 1) for row in """
     guardian=django-guardian mptt=django-mptt oauth2_provider=django-oauth-toolkit
     social_django=social-auth-app-django win32api=pywin32 win32con=pywin32 win32com=pywin32 win32gui=pywin32
     pythoncom=pywin32 pywintypes=pywin32 objc=pyobjc-core AppKit=pyobjc-framework-Cocoa
-    Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""".split())
+    Foundation=pyobjc-framework-Cocoa Quartz=pyobjc-framework-Quartz RPi=RPi.GPIO""")
 # What notebooks show of a value, the best first, and its type.
-FORMS = dict(row.split("=") for row in """png=image/png jpeg=image/jpeg svg=image/svg+xml plain=text/plain
-    markdown=text/markdown latex=text/latex html=text/html""".split())
+FORMS = pairs("""png=image/png jpeg=image/jpeg svg=image/svg+xml plain=text/plain
+    markdown=text/markdown latex=text/latex html=text/html""")
 PAGES = "altair great_tables plotly pydeck".split()  # their charts are pages, though they have a repr of some kind
 # What looks for a window or a browser, by its module: ours takes its place. (Some wait for the browser for ever.)
-SHOWS = dict(row.split("=") for row in """
+SHOWS = pairs("""
     matplotlib.pyplot=show matplotlib.figure=Figure.show PIL.Image=Image.show plotly.io._renderers=show
     altair.vegalite.v5.api=TopLevelMixin.show altair.vegalite.v6.api=TopLevelMixin.show
-    folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""".split())
+    folium.folium=Map.show_in_browser great_tables.gt=GT.show IPython.core.display_functions=display""")
 PID, MAIN_THREAD = getpid(), get_ident()
-FUNCTION, METHOD = type(json.dumps), type(json.JSONEncoder().encode)
+MODULE, FUNCTION, METHOD = type(sys), type(json.dumps), type(json.JSONEncoder().encode)
 # What would wait for a person does not: an editor does nothing, so git refuses an empty message. Tables get room.
 # Instead of a browser, bokeh has its file named.
 DEFAULTS = {"MPLBACKEND": "agg", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true", "EDITOR": "true",
@@ -238,7 +242,7 @@ def settle_streams():
         failed = flush(stream)
         if leads_to(descriptor) != places[descriptor]:
             dup2(spares[descriptor], descriptor)
-            notes.append("the cell closed or redirected descriptor %d (%s): it was put back" % (descriptor, name))
+            notes.append(f"the cell closed or redirected descriptor {descriptor} ({name}): it was put back")
             flush(own)  # again, with what could not be written before
             flush(stream)
         if stream is None or (type(stream) is TextIOWrapper and type(failed) is ValueError):  # closed, or detached
@@ -247,7 +251,7 @@ def settle_streams():
     return notes
 
 def text_stream(buffer, name, mode):
-    buffer.raw.name = "<%s>" % name  # and `mode`: as Python's own
+    buffer.raw.name = f"<{name}>"  # and `mode`: as Python's own
     stream = TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
     stream.mode = mode
     return stream
@@ -283,11 +287,15 @@ def c_code_is_loaded():
     # Names first, then modules one by one: to make pairs could start a garbage collection, whose finalizers could
     # import, and so change the dict meanwhile.
     for module in map(modules.get, list(modules)):
-        if type(module) is type(sys):
-            file = module.__dict__.get("__file__")
-            if type(file) is str and file.endswith(".so") and "/lib-dynload/" not in file:
-                return True
+        file = file_of_module(module)
+        if file.endswith(".so") and "/lib-dynload/" not in file:
+            return True
     return False
+
+def file_of_module(module):
+    """That of a plain module, "" for none. Nothing else is asked: that could run code of the user's."""
+    file = module.__dict__.get("__file__") if type(module) is MODULE else ""
+    return file if type(file) is str else ""
 
 def make_flush():
     ctypes = late_import("ctypes")
@@ -295,10 +303,7 @@ def make_flush():
     symbol = "__stdoutp" if sys.platform == "darwin" else "stdout"
     stdout = ctypes.c_void_p.in_dll(libc, symbol)
     fflush = libc.fflush
-
-    def flush_stdout():
-        fflush(stdout)
-    return flush_stdout
+    return lambda: fflush(stdout)
 
 def with_our_path(action, *arguments):
     """Runs an action that may import, with the standard library first on sys.path: its modules import others late."""
@@ -317,11 +322,11 @@ def late_import(name):
 
 # -- the control socket ---------------------------------------------------------------------------------------------
 
-def has_request():
-    """Whether one has arrived, or the end of file."""
+def has_request(patience=0):
+    """Whether one has arrived, or the end of file, or does so within some milliseconds; None: as long as it takes."""
     arrivals = poll()
     arrivals.register(control, POLLIN)
-    return b"\n" in b"".join(received) or bool(arrivals.poll(0))
+    return b"\n" in b"".join(received) or bool(arrivals.poll(patience))
 
 def receive():
     """The next request, or None at end of file. Reading goes on after a signal (PEP 475).
@@ -415,13 +420,12 @@ def watch_server():
     """macOS has no signal for the death of a parent. There the control socket sends SIGIO, and where its other end is
     closed while a cell runs, the server was killed: the group ends too (I11), but for C code that never returns."""
     import fcntl
-    import select
-    control_poll = select.poll()
-    control_poll.register(control, select.POLLHUP)
-    look, killpg, hung_up = control_poll.poll, os.killpg, select.POLLHUP
+    control_poll = poll()
+    control_poll.register(control, POLLHUP)
+    look, killpg = control_poll.poll, os.killpg
 
     def on_sigio(_signal, _frame):
-        if (unanswered or tending) and getpid() == PID and any(events & hung_up for _, events in look(0)):
+        if (unanswered or tending) and getpid() == PID and any(events & POLLHUP for _, events in look(0)):
             killpg(0, SIGKILL)
     signal(SIGIO, on_sigio)
     fcntl.fcntl(control, fcntl.F_SETOWN, PID)
@@ -520,7 +524,7 @@ def file_of(request):
 
 def run_cell(request):
     """Runs a cell or the startup script. Returns the repr of its last expression's value, nothing for None."""
-    name = "<cell %d>" % request["number"] if request["op"] == "run" else "<startup script>"
+    name = f"<cell {request['number']}>" if request["op"] == "run" else "<startup script>"
     code = request["code"][request["code"].startswith("\ufeff") :]
     if needs_file(code):
         name = file_with(code, name)
@@ -701,8 +705,7 @@ def tend():
             if getpid() != PID:  # a fork in a task: see stop_in_child
                 leave_child(None if was_stopped else error)
             if error is not None and not was_stopped:
-                text, _ = report(error)
-                guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+                tell(report(error)[0])
                 if not isinstance(error, (KeyboardInterrupt, SystemExit)):
                     break  # the loop can't run
         guarded(drop_loops_handler)
@@ -719,8 +722,8 @@ os.register_at_fork(after_in_child=stop_in_child)
 
 def leave_child(error):
     """A child of os.fork reached the end of its cell or task: it exits as at a script's end, and sends nothing."""
-    text, code = (None, 0) if error is None else report(error)
-    guarded(lambda: sys.stderr.write("%s\n" % text if text else ""))
+    text, code = report(error)
+    tell(text)
     settle_streams()
     _exit(code)
 
@@ -751,13 +754,11 @@ def find_package(name, path=None, target=None):
 def ask(request, seconds=None):
     """Asks the server something, and returns its answer; None where it has gone, or the time is over."""
     global asking
-    arrivals = poll()
-    arrivals.register(control, POLLIN)
     number = request["number"] = next(own_requests)
     asking = True
     try:
         send([request])
-        while b"\n" in b"".join(received) or arrivals.poll(seconds and seconds * 1000):
+        while has_request(seconds and seconds * 1000):
             reply = receive()
             if reply is None or reply["number"] == number:  # else a late one, to a request that was interrupted
                 return reply
@@ -930,9 +931,6 @@ def show_figures(*_, **__):
     if failed:
         raise failed[0]
 
-def close_figures():
-    modules["matplotlib.pyplot"].close("all")
-
 def display(*values, raw=False, display_id=None, **_):
     """As IPython's: shows each value as a last expression is shown. A raw one is a dict of forms."""
     for value in values:
@@ -1057,7 +1055,7 @@ def hint_at_habit(error):
     """What to write instead, where the error is that of a habit; "" for none."""
     if isinstance(error, SyntaxError) and error.filename not in sources:
         return ""  # of a text that the cell has compiled
-    shown = "%s\n%s" % (getattr(error, "text", None) or "", error)
+    shown = f"{getattr(error, 'text', None) or ''!s}\n{error!s}"
     search = late_import("re").search
     for kind, pattern, hint in HABITS:
         if isinstance(error, kind) and search(pattern, shown):
@@ -1109,9 +1107,8 @@ def note_changed_modules():
 def watch_new_modules():
     here = os.getcwd() + "/"
     for name in list(modules):
-        module = modules.get(name)
-        file = module.__dict__.get("__file__") if type(module) is type(sys) else None
-        if name in watched or type(file) is not str or "-packages/" in file or file.startswith(STDLIB):
+        file = file_of_module(modules.get(name))
+        if name in watched or not file or "-packages/" in file or file.startswith(STDLIB):
             continue
         if os.path.realpath(file).startswith(here):  # one that was imported before us is taken for what is there
             watched[name] = file, None if name in imported else time_changed(file)
@@ -1127,8 +1124,8 @@ def users_of(names):
 
 def modules_used(module):
     names = set()
-    for value in list(module.__dict__.values()) if type(module) is type(sys) else ():
-        if type(value) is type(sys):
+    for value in list(module.__dict__.values()) if type(module) is MODULE else ():
+        if type(value) is MODULE:
             names.add(value.__dict__.get("__name__"))
         elif type(value) in (FUNCTION, type):
             names.add(value.__module__)
@@ -1148,13 +1145,19 @@ def time_changed(file):
 # -- requests and their answers -------------------------------------------------------------------------------------
 
 def report(error):
-    """(text, exit code) of how a cell ended."""
+    """(text, exit code) of how a cell ended; without an error the text is None."""
+    if error is None:
+        return None, 0
     told, failed = guarded(lambda: describe(error))
     if failed is None:
         return told
     text, _ = guarded(lambda: plain(str(error))[:ERROR_CHARS])  # its __str__ raised, `traceback` was patched, …
     name = type.__dict__["__name__"].__get__(type(error))  # whatever its class says of itself
-    return "%s: %s\n[mcp-py: its traceback can't be shown]" % (name, text), 1
+    return f"{name}: {text}\n[mcp-py: its traceback can't be shown]", 1
+
+def tell(text):
+    """Says on stderr how something ended that is not the cell; nothing where there is nothing to say."""
+    guarded(lambda: sys.stderr.write(f"{text}\n" if text else ""))
 
 def describe(error):
     """SystemExit ends the cell only, with the code it would have had; a text instead of a code goes to stderr."""
@@ -1162,8 +1165,8 @@ def describe(error):
         text = plain(with_our_path(format_error, error))
         if len(text) > ERROR_CHARS:
             half = ERROR_CHARS // 2
-            mark = "\n[mcp-py: … %d characters left out …]\n" % (len(text) - ERROR_CHARS)
-            text = text[:half] + mark + text[-half:]
+            left_out = len(text) - ERROR_CHARS
+            text = f"{text[:half]}\n[mcp-py: … {left_out} characters left out …]\n{text[-half:]}"
         return text, 1
     code = error.code
     if code is None or isinstance(code, int):
@@ -1171,9 +1174,9 @@ def describe(error):
         place = own_part(error.__traceback__)
         lines = sources[place.tb_frame.f_code.co_filename][2] if place else ()
         if not code and place and place.tb_lineno < len(lines):
-            cell_notes.append("SystemExit ended the cell in line %d: what follows was not run" % place.tb_lineno)
-        return ("SystemExit: %d" % code if code and getpid() == PID else None), code & 255
-    sys.stderr.write("%s\n" % (code,))
+            cell_notes.append(f"SystemExit ended the cell in line {place.tb_lineno}: what follows was not run")
+        return (f"SystemExit: {code}" if code and getpid() == PID else None), code & 255
+    sys.stderr.write(f"{code!s}\n")
     return None, 1
 
 def own_part(place):
@@ -1193,9 +1196,9 @@ def format_error(error):
     if is_compile_error and type(error) is SyntaxError and error.text is None and error.filename in sources:
         shown.text = sources[error.filename][2][error.lineno - 1]
     parts = shown.format_exception_only() if is_compile_error else shown.format()
-    text = "".join(part for part in parts if not part.lstrip(" |").startswith('File "%s", line ' % ours)).rstrip("\n")
+    text = "".join(part for part in parts if not part.lstrip(" |").startswith(f'File "{ours}", line ')).rstrip("\n")
     for file, name in named_files.items():
-        text = text.replace('File "%s", line ' % file, 'File "%s", line ' % name)
+        text = text.replace(f'File "{file}", line ', f'File "{name}", line ')
     return text
 
 def visible_names():
@@ -1215,7 +1218,7 @@ def details(value):
     is_of_home = getattr(modules.get(home), "__dict__", {}).get(name) is kind
     if value is None:
         return "None"
-    if kind is type(sys):
+    if kind is MODULE:
         return f"module {value.__dict__.get('__name__')}"
     if kind in (int, float, complex, bool) and not abs(value) >= 1e100 or kind in (str, bytes) and len(value) <= 60:
         return f"{name} {value!r}"
@@ -1244,7 +1247,7 @@ def reset(_request):
         vars(sys).pop(name, None)
     tasks = asyncio.all_tasks(loop) if loop is not None else ()
     if tasks:
-        cell_notes.append("%d tasks of the event loop go on; reset(restart=true) ends them" % len(tasks))
+        cell_notes.append(f"{len(tasks)} tasks of the event loop go on; reset(restart=true) ends them")
     if "__annotations__" in first_scope:  # until 3.13; then they are made where they are asked for
         scope["__annotations__"] = {}
     try:
@@ -1253,7 +1256,7 @@ def reset(_request):
         instead_of_raising = pass_over
     except KeyboardInterrupt:
         instead_of_raising = pass_over
-    return "Scope cleared (%d items removed)" % removed
+    return f"Scope cleared ({removed} items removed)"
 
 OPERATIONS = {"run": run_cell, "startup": run_cell, "reset": reset, "list_vars": list_vars}
 
@@ -1270,7 +1273,7 @@ def serve(request):
             _, failed = guarded(show_figures)
             error = failed if error is None else error
         if error is not None and interrupted:  # who interrupts wants no drawing, which may take long
-            guarded(close_figures)
+            guarded(lambda: modules["matplotlib.pyplot"].close("all"))
     answer(result, error)
 
 def refuse():
@@ -1321,10 +1324,9 @@ def lend(request):
             path.insert(0, folder)
 
 def stands_beside(module, name, folder):
-    """Whether a module is of a file or a package in a folder. What is no plain module is not asked."""
-    file = module.__dict__.get("__file__") if type(module) is type(sys) else None
+    """Whether a module is of a file or a package in a folder."""
     top = f"{folder}/{name.partition('.')[0]}"
-    return type(file) is str and file.startswith((f"{top}.", f"{top}/"))
+    return file_of_module(module).startswith((f"{top}.", f"{top}/"))
 
 def forget_siblings():
     """The modules that a script found beside itself are loaded anew by the next one, which may have others."""
@@ -1354,7 +1356,7 @@ def answer(result, error):
     take_back()
     if getpid() != PID:
         leave_child(error)
-    text, code = (None, 0) if error is None else report(error)
+    text, code = report(error)
     notes = settle_streams()
     flush_libc()
     notes += cell_notes
@@ -1391,12 +1393,11 @@ def main():
             return
         except BaseException as error:  # by a handler or a thread of the user's, while no cell's code ran
             if leads_to(control) != control_place:
-                raise SystemExit("a cell closed descriptor %d, by which the interpreter is reached" % control)
+                raise SystemExit(f"a cell closed descriptor {control}, by which the interpreter is reached")
             if unanswered:
                 answer("", error)
             else:
-                text, _ = report(error)
-                guarded(lambda: sys.stderr.write("%s\n" % text))
+                tell(report(error)[0])
 
 settle_streams()
 own_streams = sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
