@@ -6,6 +6,8 @@ Standard library only, Python 3.8 and newer, Linux. Exit 1 when a target of memo
 only with --strict.
 """
 import argparse
+import contextlib
+import glob
 import json
 import os
 import re
@@ -68,7 +70,7 @@ class Process:
             actions.append((os.POSIX_SPAWN_DUP2, theirs_out, 1))
         else:
             actions.append((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0))
-        self.pid = os.posix_spawn(argv[0], argv, env if env is not None else BARE_ENV, file_actions=actions)
+        self.pid = os.posix_spawnp(argv[0], argv, env if env is not None else BARE_ENV, file_actions=actions)
         self.stdin, self.stdout, self.status = ours_in, ours_out, None
         for fd in (theirs_in, theirs_out):
             if fd is not None:
@@ -515,28 +517,63 @@ def instructions():
     row("  of the worker for it", (by_worker(few + calls) - by_worker(few)) / calls, "ins", calls)
 
 
+def children(pid):
+    found = []
+    for path in glob.glob("/proc/%d/task/*/children" % pid):
+        with open(path) as file:
+            found += [int(child) for child in file.read().split()]
+    return found
+
+
+def peer_call(server):
+    """Calls the peer's tool that takes code; None where it has none."""
+    tools = json.loads(server.ask(b'{"jsonrpc":"2.0","id":"t","method":"tools/list"}\n'))["result"]["tools"]
+    words = ("code", "python_code", "source", "cell", "input")
+    found = [(tool["name"], word) for tool in tools for word in words if word in tool["inputSchema"].get("properties", {})]
+    if not found:
+        return None
+    if "start_kernel" in [tool["name"] for tool in tools]:
+        server.call("start_kernel")
+    tool, word = found[0]
+    return lambda code: server.call_line(tool, **{word: code})
+
+
 def peers():
     """What other stdio MCP servers take for the same: those given as --peer NAME=COMMAND."""
     for name, _, command in (peer.partition("=") for peer in OPTIONS.peer):
-        starts, calls = [], []
+        signal.alarm(ROW_SECONDS_MAX)
+        starts, calls, peak = [], [], None
         for _ in range(quick(10, 3)):
             begin = time.perf_counter()
             server = Server(shlex.split(command))
             server.initialize()
             starts.append(time.perf_counter() - begin)
-            tools = json.loads(server.ask(b'{"jsonrpc":"2.0","id":"t","method":"tools/list"}\n'))["result"]["tools"]
-            words = ("code", "python_code", "source", "cell")
-            found = [(tool["name"], word) for tool in tools for word in words if word in tool["inputSchema"].get("properties", {})]
-            if found:
-                tool, word = found[0]
-                server.call(tool, **{word: "1+1"})
-                calls += [timed(lambda: server.call(tool, **{word: "1+1"})) for _ in range(quick(100, 20))]
+            line = peer_call(server)
+
+            def one():
+                answer = text(checked(server.ask(line("1+1"))))
+                assert answer.rstrip().endswith("2"), answer  # a peer may say what went wrong in a good answer
+
+            if line:
+                one()
+                calls += [timed(one) for _ in range(quick(100, 20))]
             used = server.memory()[0]
+            if line and len(starts) == 1:
+                os.write(server.stdin, line(BIG_WRITES))
+                while not server.more().endswith(b"\n"):
+                    pass
+                peak = server.memory()[1]
+            left = children(server.pid)
             server.close()
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # a kernel may outlive its server
         row("%s: spawn → initialize answered" % name, middle(starts), "ms", len(starts))
         if calls:
             row("%s: a warm 1+1" % name, middle(calls), "ms", len(calls), p99(calls))
         row("%s: memory" % name, used, "MB", 1)
+        if peak:
+            row("%s: memory, peak, 200 MB printed" % name, peak, "MB", 1)
 
 
 # -- the table
@@ -581,7 +618,7 @@ def main():
     parser.add_argument("--server", default=default, metavar="PATH", help="default: target/release/mcp-py")
     parser.add_argument("--json", metavar="FILE", help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and fewer lines and cells")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another stdio MCP server, beside ours")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another stdio MCP server, beside ours; whole paths")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a target is missed")
     OPTIONS = parser.parse_args()
     OPTIONS.server = os.path.abspath(OPTIONS.server)

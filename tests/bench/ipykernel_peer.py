@@ -1,14 +1,15 @@
-"""ipykernel behind the same protocol, to stand beside ours: bench.py --peer ipykernel='PYTHON tests/bench/ipykernel_peer.py'.
+"""ipykernel behind the same protocol, to stand beside ours: bench.py --peer ipykernel='PYTHON /…/tests/bench/ipykernel_peer.py'.
 
 PYTHON needs PyPI `ipykernel`. As little as bench.py asks: initialize, tools/list, and one tool that runs code through
 jupyter_client and answers with what the kernel printed and its result.
 """
 import json
+import subprocess
 import sys
 
 from jupyter_client.manager import start_new_kernel
 
-manager, client = start_new_kernel(kernel_name="python3")
+manager, client = start_new_kernel(kernel_name="python3", stdout=subprocess.DEVNULL)  # ours carries the protocol
 TOOL = {"name": "execute", "inputSchema": {"type": "object", "properties": {"code": {"type": "string"}}}}
 
 
