@@ -307,6 +307,19 @@ impl Setting {
     }
 }
 
+/// What holds; and of each variable that is called like a setting and is none, that it does nothing.
+fn check_settings() -> Vec<Finding> {
+    let mut findings: Vec<Finding> = SETTINGS.iter().map(Setting::check).collect();
+    let known = SETTINGS.map(|setting| setting.name).join(", ");
+    for name in env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        let is_known = known.split(", ").chain(["MCP_PY_HURRY", "MCP_PY_INTERPRETER"]).any(|one| one == name);
+        if name.starts_with("MCP_PY_") && !is_known {
+            findings.push(Err(format!("{name} is no setting, and does nothing; these are: {known}")));
+        }
+    }
+    findings
+}
+
 fn is_seconds(value: &str) -> bool {
     value.parse().is_ok_and(|seconds| SECONDS.contains(&seconds))
 }
@@ -757,10 +770,8 @@ impl Server {
             Ok(clerk) => self.clerk = Some(clerk),
             Err(why) => return log(&why), // the next message tries again
         }
-        for setting in &SETTINGS {
-            if let Err(why) = setting.check() {
-                self.front.notice(why);
-            }
+        for why in check_settings().into_iter().filter_map(Result::err) {
+            self.front.notice(why);
         }
         let (builtin, front) = self.interpreter(BUILTIN);
         builtin.source = Source::Builtin;
@@ -6622,7 +6633,7 @@ fn doctor() -> Vec<Fact> {
         ("sockets", check_writable(Path::new("/tmp"))),
     ];
     facts.extend(sessions_of_this_home().into_iter().map(|session| ("live", Ok(session))));
-    facts.extend(SETTINGS.iter().map(|setting| ("setting", setting.check())));
+    facts.extend(check_settings().into_iter().map(|finding| ("setting", finding)));
     facts
 }
 

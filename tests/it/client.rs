@@ -400,7 +400,7 @@ impl Server {
             stderr: None,
         });
         let folder = builder.folder.clone().unwrap_or_else(Folder::new);
-        let mark = format!("MCP_PY_IT_MARK={}-{}", std::process::id(), serial());
+        let mark = format!("IT_MARK={}-{}", std::process::id(), serial());
         let mut command = builder.command(&folder, &mark);
         let collect = builder.stderr.is_none();
         command.stderr(builder.stderr.take().unwrap_or_else(Stdio::piped));

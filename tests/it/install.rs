@@ -616,7 +616,7 @@ fn the_settings_of_the_readme_are_those_that_doctor_shows_with_their_defaults() 
     others.retain(|name| !told.iter().any(|line| line.contains(&format!(" {name} is "))));
     others.sort_unstable();
     others.dedup();
-    assert_eq!(others, ["MCP_PY_HURRY", "MCP_PY_INTERPRETER"]);
+    assert_eq!(others, ["MCP_PY_", "MCP_PY_HURRY", "MCP_PY_INTERPRETER"]);
 }
 
 #[test]
@@ -638,6 +638,26 @@ fn doctor_shows_the_settings_in_force_and_warns_of_those_that_can_not_be_read() 
         assert!(said.contains(&line), "{line}\n{said:#?}");
     }
     assert!(said.iter().any(|line| line.starts_with("ok   setting       MCP_PY_WAIT is none (")), "{said:#?}");
+}
+
+#[test]
+fn a_misspelt_setting_is_told_by_doctor_and_by_the_server() {
+    let is_told = |line: &String| {
+        line.ends_with(
+            "MCP_PY_TIMOUT is no setting, and does nothing; these are: MCP_PY_TIMEOUT, MCP_PY_WAIT, \
+             MCP_PY_START_TIMEOUT, MCP_PY_AUTO_INSTALL, MCP_PY_PYTHON, MCP_PY_HISTORY, MCP_PY_SOCKET",
+        )
+    };
+    let given = [("MCP_PY_TIMOUT", "300"), ("MCP_PY_INTERPRETER", "1:builtin"), ("MCP_PY_HURRY", "20")];
+    let mut said = settings_with(&given);
+    said.retain(|line| line.starts_with("WARN "));
+    assert!(said.len() == 1 && is_told(&said[0]), "{said:#?}");
+    let mut server = Server::with(|builder| builder.env("MCP_PY_TIMOUT", "300"));
+    let first = server.ok("1 + 1");
+    let mut notes = first.lines().filter_map(|line| line.strip_prefix("[mcp-py: ")?.strip_suffix(']'));
+    assert!(notes.next().is_some_and(|note| is_told(&note.to_owned())), "{first}");
+    assert_eq!(server.ok("1 + 1"), "2");
+    assert!(server.stderr().lines().any(|line| is_told(&line.to_owned())), "{}", server.stderr());
 }
 
 #[test]

@@ -229,6 +229,7 @@ fn settings(said: &mut Said) {
         ("MCP_PY_WAIT", "a minute"),
         ("MCP_PY_START_TIMEOUT", "-1"),
         ("MCP_PY_AUTO_INSTALL", "fasle"),
+        ("MCP_PY_TIMOUT", "300"),
     ];
     with("settings that can't be read", &words);
     with("a folder for the history that can't be", &[("MCP_PY_HISTORY", "/dev/null/here")]);
