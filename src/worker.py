@@ -49,7 +49,7 @@ from itertools import count, islice, repeat
 from os import _exit, dup2, fstat, getpid, read, write  # by name: user code may patch the module later
 from select import POLLHUP, POLLIN, poll
 from time import monotonic, time, time_ns
-from traceback import TracebackException, walk_stack
+from traceback import TracebackException, walk_stack, walk_tb
 
 environment, note = (sys.argv[1:] + [None, None])[:2]  # given by ENVIRONMENT (main.rs), which runs the builtin's Python
 del sys.argv[1:]
@@ -1062,14 +1062,16 @@ def hint_at_habit(error):
             return hint
     return ""
 
-def hint_at_loop():
-    """Where a cell was interrupted: it may have waited for an answer of the session's own server."""
-    if loop is None or loop.is_closed() or cell_awaits:
+def hint_at_loop(error):
+    """Where a cell was interrupted in an HTTP request: it may have waited for the session's own server."""
+    names = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
+    watched_files = getattr(loop, "_selector", None)  # one is the loop's own; there are none once it is closed
+    if cell_awaits or names.isdisjoint(HTTP_CLIENTS) or not watched_files or len(watched_files.get_map()) < 2:
         return ""
-    watched_files = getattr(loop, "_selector", None)
-    is_busy = asyncio.all_tasks(loop) or watched_files and len(watched_files.get_map()) > 1  # one is the loop's own
     return "servers and tasks stand still while a cell runs that does not await; " \
-        "`await asyncio.to_thread(f)` calls f beside them" if is_busy else ""
+        "`await asyncio.to_thread(f)` calls f beside them"
+
+HTTP_CLIENTS = "http.client", "httpcore._backends.sync"  # modules in which urllib, requests and httpx wait
 
 imported = {}  # by name, when a module was looked for last, in nanoseconds: for its import, or to be reloaded
 watched = {}  # by name, the project's modules: the file, and the time of its last change that is known
@@ -1361,7 +1363,8 @@ def answer(result, error):
     flush_libc()
     notes += cell_notes
     if error is not None:
-        hint, _ = guarded(hint_at_loop if interrupted else lambda: hint_at_missing(error) or hint_at_habit(error))
+        hint, _ = guarded(lambda: hint_at_loop(error) if interrupted else
+                          hint_at_missing(error) or hint_at_habit(error))
         notes += [hint] if hint else []
     if watched or len(modules) != modules_watched:
         changed, _ = guarded(note_changed_modules)

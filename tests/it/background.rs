@@ -279,8 +279,13 @@ fn a_task_that_stops_the_loop_stops_nothing() {
 fn what_a_cell_that_waits_for_its_own_server_should_do_is_said_when_it_is_interrupted() {
     let mut server = start();
     server.ok("listener = await asyncio.start_server(lambda r, w: None, '127.0.0.1', 0)");
+    let hint = "stand still while a cell runs that does not await; `await asyncio.to_thread(f)`";
+    let asks = "import urllib.request\nport = listener.sockets[0].getsockname()[1]\n\
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f'http://127.0.0.1:{port}')";
+    let told = server.call("execute", json!({"code": asks, "timeout": 0.5}));
+    has(&mut server, &told.text, &[hint]);
     let told = server.call("execute", json!({"code": "time.sleep(60)", "timeout": 0.1}));
-    has(&mut server, &told.text, &["stand still while a cell runs that does not await; `await asyncio.to_thread(f)`"]);
+    lacks(&mut server, &told.text, &["stand still"]);
     server.ok("listener.close()");
     server.ok("task = asyncio.create_task(asyncio.sleep(600))");
     let told = server.call("reset", json!({})).text;
