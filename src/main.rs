@@ -180,7 +180,7 @@ const INTERRUPT_AGAIN: Duration = Duration::from_millis(200); // libc's system()
 const CHILDREN_KILLED_AFTER: Duration = Duration::from_secs(4); // from the interrupt, those that the cell started
 const INTERRUPT_PATIENCE: Duration = Duration::from_secs(10); // then who waits is told that the cell has not stopped
 const GROUP_GRACE: Duration = Duration::from_millis(200); // from SIGTERM to SIGKILL, to free shared memory
-const TURN_NOTED_AFTER: Duration = Duration::from_secs(2); // a client is told what its cell waits for
+const TURN_NOTED_AFTER: Duration = Duration::from_secs(2); // then a client is told what its cell waits for
 const STOP_GRACE: Duration = Duration::from_secs(2); // for an idle worker's atexit at stop_interpreter
 const HUNG_UP_GRACE: Duration = Duration::from_secs(1); // from the end of the control socket to SIGKILL
 const DRAIN_LIMIT: Duration = Duration::from_millis(1_500); // for what is in flight at the end of stdin, and atexit
@@ -5863,6 +5863,7 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     let of_stdout = fold(!is_kept && !io::stdout().is_terminal());
     let of_stderr = fold(!order.is_full && !io::stderr().is_terminal());
     let mut printer = Printer { is_full: is_kept, folds: [of_stdout, of_stderr], ..Printer::default() };
+    note_silence(&server, order.path);
     for line in lines {
         if order.path == HISTORY {
             return print_history(&line);
@@ -5881,6 +5882,16 @@ fn run_order(order: Order, words: &[OsString]) -> Result<i32, ClientError> {
     }
     printer.end(End::default()).map_err(unprintable)?; // what was held back
     Err(failed("the connection ended before the answer was complete: the server is gone, with all variables"))
+}
+
+/// Says so where the answer of a tool takes long: the server sends no notes ahead of it.
+fn note_silence(server: &UnixStream, path: &str) {
+    let until = Instant::now() + TURN_NOTED_AFTER;
+    let is_brief = matches!(path, "/tools/reset" | "/tools/list_vars");
+    if is_brief && !sys::poll(&mut [sys::watch(server.as_raw_fd(), libc::POLLIN)], until) {
+        let note = "[mcp-py: waiting for its turn; --interpreters shows what runs, --interrupt stops it]\n";
+        let _ = io::stderr().write_all(note.as_bytes());
+    }
 }
 
 fn unprintable(error: io::Error) -> ClientError {

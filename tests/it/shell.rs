@@ -495,6 +495,22 @@ fn the_exit_code_says_how_the_cell_ended() {
 }
 
 #[test]
+fn list_vars_and_reset_say_that_they_wait_behind_a_busy_cell() {
+    let (mut server, socket) = start();
+    server.ok("x = 5");
+    let running = server.start_spinning();
+    let mut waiting = client(&socket, &["--list-vars"]).spawn().unwrap();
+    let mut told = [0; 29];
+    waiting.stderr.as_mut().unwrap().read_exact(&mut told).expect("a note");
+    assert_eq!(text(&told), "[mcp-py: waiting for its turn");
+    expect(run(&socket, &["--interrupt"]), 0, "interrupted\n", "");
+    assert!(server.wait(running).is_error);
+    let (exit, out, _) = said(waiting);
+    assert!(exit == 0 && out.contains('x'), "{exit} {out}");
+    expect(run(&socket, &["--list-vars"]), 0, &out, "");
+}
+
+#[test]
 fn wrong_usage_is_exit_2_and_a_line_that_names_the_word_and_nothing_runs() {
     let (mut server, socket) = start();
     let file = server.folder().path().join("x.py");
