@@ -250,7 +250,7 @@ const START_TIMEOUT: Setting = Setting {
 const AUTO_INSTALL: Setting = Setting {
     name: "MCP_PY_AUTO_INSTALL",
     default: "on",
-    means: "on or off (whether importing a missing package installs it)",
+    means: "on or off: whether importing a missing package installs it",
     can_be: |value| is_yes(value) || is_word(value, &["0", "off", "no", "false", "never"]),
 };
 const PYTHON: Setting = Setting {
@@ -1973,8 +1973,8 @@ impl Server {
         mut known: KnownInterpreters,
     ) -> Result<(), String> {
         ensure(name != BUILTIN, || {
-            "interpreter \"builtin\" can't be stopped: reset clears it, and with restart=true (in a shell, --restart) \
-             gives it a new process"
+            "interpreter \"builtin\" can't be stopped: reset clears it, and with restart=true \
+             (in a shell, --reset --restart) gives it a new process"
                 .into()
         })?;
         let found = known.by_name.remove(&name);
@@ -4354,6 +4354,16 @@ const OFFLINE_SIGNS: [&str; 9] = [
     "Failed to resolve",
     "nodename nor servname provided",
 ];
+/// How lines of pip begin that tell nothing of a build that failed; what tells stands above them.
+const PIP_TALK: [&str; 7] = [
+    "[end of output]",
+    "note: This ",
+    "hint: See above",
+    "╰─> See above",
+    "× ",
+    "│ exit code",
+    "error: subprocess-exited",
+];
 const NO_NETWORK: &str = "there is no network: ";
 /// How Python, pyenv and asdf say that there is no pip, no uv.
 const ABSENT_SIGNS: [&str; 3] = ["No module named pip", "uv: command not found", "No version is set for command uv"];
@@ -4427,16 +4437,17 @@ fn run_program(mut command: Command, limit: Duration, is_wanted: impl Fn(&[u8]) 
     Ok(Finished { success: status.success(), output: String::from_utf8_lossy(&text).into_owned() })
 }
 
-/// What a program prints; nothing where it is missing, takes longer than `limit` or prints too much.
-fn output_of(program: impl AsRef<OsStr>, arguments: &[&str], limit: Duration) -> String {
+/// What a program prints; nothing where it is missing, takes longer than PROGRAM_LIMIT or prints too much.
+fn output_of(program: impl AsRef<OsStr>, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    run_program(command, limit, |_| true).map(|finished| finished.output).unwrap_or_default()
+    run_program(command, PROGRAM_LIMIT, |_| true).map(|finished| finished.output).unwrap_or_default()
 }
 
 /// The end of what a program printed, in one line.
 fn last_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_empty_talk = |line: &str| line.is_empty() || PIP_TALK.iter().any(|start| line.starts_with(start));
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !is_empty_talk(line)).collect();
     last_chars(&lines[lines.len().saturating_sub(3)..].join("; "), VALUE_SHOWN_CHARS * 5).to_owned()
 }
 
@@ -4466,8 +4477,11 @@ fn install_package(environment: &Path, package: &str, wish: &Weak<()>) -> Result
             return Ok(what_was_installed(&finished.output, package));
         }
         if !says_one_of(&finished.output, &ABSENT_SIGNS) {
-            let lead = if says_one_of(&finished.output, &OFFLINE_SIGNS) { NO_NETWORK } else { "" };
-            return Err(format!("{lead}{}", last_lines(&finished.output)));
+            let said = finished.output.lines().rfind(|line| says_one_of(line, &OFFLINE_SIGNS));
+            return Err(match said {
+                Some(line) => format!("{NO_NETWORK}{}", last_lines(line)),
+                None => last_lines(&finished.output),
+            });
         }
     }
     Err("there is neither uv nor pip: install uv, or pip for this Python (Debian: apt install python3-pip; without \
@@ -5944,7 +5958,7 @@ impl Reply {
             };
         }
         let interrupted =
-            line["interrupted"].as_bool().map(|was| if was { "interrupted" } else { "nothing was running" });
+            line["interrupted"].as_bool().map(|was| if was { "an interrupt was sent" } else { "nothing was running" });
         let structure = &line["structuredContent"];
         let facts = structure.as_object().and_then(|facts| serde_json::to_string_pretty(facts).ok());
         let message = structure["message"].as_str().map(str::to_owned).or(facts);
@@ -6199,7 +6213,8 @@ fn find_session() -> Result<Session, String> {
     if let Some((path, _)) = live.iter().find(|(_, health)| own_id.as_ref() == Some(&health["session_id"])) {
         return connect(path);
     }
-    if let Some((path, health)) = session_around(&live) {
+    let around = sessions_around(&live);
+    if let [(path, health)] = around[..] {
         let _ = writeln!(io::stderr(), "mcp-py-client: this is the session of {}", introduced(health));
         return connect(path);
     }
@@ -6209,7 +6224,9 @@ fn find_session() -> Result<Session, String> {
     for (path, health) in &live {
         advice += &format!("\n  {}: --socket {path}", introduced(health));
     }
-    Err(format!("no session for this shell: no program above it has started a server\n{refused}{advice}"))
+    let is_one_of_many = "this project has more than one, and no program above the shell has started any";
+    let why = if around.is_empty() { "no program above it has started a server" } else { is_one_of_many };
+    Err(format!("no session for this shell: {why}\n{refused}{advice}"))
 }
 
 /// The servers of this user and this home, for people, by their projects. One that does not tell its configuration's
@@ -6226,7 +6243,7 @@ fn sessions_of_this_home() -> BTreeSet<String> {
 fn introduced(health: &Value) -> String {
     let member = |name: &str| health[name].as_str().unwrap_or("?");
     let pid = &health["pid"];
-    format!("{} ({}, pid {pid}, up {})", member("project_dir"), member("host"), member("uptime"))
+    format!("{} ({}, server pid {pid}, up {})", member("project_dir"), member("host"), member("uptime"))
 }
 
 /// The sockets of the servers that say in time who they are, and what they say. All are asked at once.
@@ -6251,22 +6268,18 @@ fn ask_who_they_are(sessions: impl Iterator<Item = Session>) -> BTreeMap<String,
     live
 }
 
-/// Where stderr is a terminal: the one session of the innermost project that holds the working directory.
-fn session_around(live: &BTreeMap<String, Value>) -> Option<(&String, &Value)> {
+/// Where stderr is a terminal: the sessions of the innermost project that holds the working directory.
+fn sessions_around(live: &BTreeMap<String, Value>) -> Vec<(&String, &Value)> {
+    let Ok(here) = env::current_dir() else { return Vec::new() };
     if !io::stderr().is_terminal() {
-        return None;
+        return Vec::new();
     }
     let works_in = |health: &Value, dir: &Path| {
         let project = health["project_dir"].as_str().unwrap_or_default();
         fs::canonicalize(project).is_ok_and(|project| project == dir)
     };
-    for dir in env::current_dir().ok()?.ancestors() {
-        let mut there = live.iter().filter(|(_, health)| works_in(health, dir));
-        if let Some(found) = there.next() {
-            return Some(found).filter(|_| there.next().is_none());
-        }
-    }
-    None
+    let in_dir = |dir| live.iter().filter(|(_, health)| works_in(health, dir)).collect::<Vec<_>>();
+    here.ancestors().map(in_dir).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// Becomes a console at the terminal: the standard library's, run by the interpreter's own Python, which knows when a
@@ -6281,12 +6294,12 @@ fn open_console(server: &UnixStream, socket: &str, name: &str, words: &[OsString
     let python = entry["python_path"].as_str().unwrap_or("python3");
     let mut console = Command::new(python);
     // -I and -S: it runs nothing of the project, and nothing of site-packages.
-    console.args(["-IS", "-W", "ignore", "-c", CONSOLE]).arg(own_path().unwrap_or_default()).arg(name).args(words);
-    let error = console.env("MCP_PY_SOCKET", socket).exec();
+    console.args(["-IS", "-W", "ignore", "-c", CONSOLE]).arg(own_path().unwrap_or_default());
+    let error = console.args([socket, name]).args(words).exec();
     Err(failed(format!("{python}: {error}")))
 }
 
-/// It is given this program, the interpreter's name, and the words for the client of a block.
+/// It is given this program, the session's socket, the interpreter's name, and the words for the client of a block.
 const CONSOLE: &str = r##"
 import builtins, code, json, keyword, os, subprocess, sys
 from signal import SIG_IGN, SIGINT, default_int_handler, signal
@@ -6296,8 +6309,9 @@ try:
 except ImportError:
     readline = None  # then without editing, history and completion
 
-PROGRAM, NAME = sys.argv[1:3]
-WORDS = sys.argv[3:]
+PROGRAM, SOCKET, NAME = sys.argv[1:4]
+CLIENT = [PROGRAM, "client", "--socket", SOCKET]
+WORDS = sys.argv[4:]
 HISTORY = os.path.expanduser("~/.claude-workspace/python_interpreter/console_history")
 ALLOW_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
@@ -6318,13 +6332,13 @@ class Console(code.InteractiveConsole):
         """Runs it by a client. Ctrl-C interrupts the cell, and what it then gives is shown. Where the cell waits behind
         another one, or at a second Ctrl-C, the client is ended, and its cell with it."""
         signal(SIGINT, SIG_IGN)  # the client, too, is to leave Ctrl-C to us
-        cell = subprocess.Popen([PROGRAM, "client"] + WORDS, stdin=PIPE)
+        cell = subprocess.Popen(CLIENT + WORDS, stdin=PIPE)
         signal(SIGINT, default_int_handler)
         try:
             try:
                 cell.communicate(source.encode("utf-8", "surrogateescape"))
             except KeyboardInterrupt:
-                if call("-i", NAME, "--interrupt", "--client", str(cell.pid))[1] != "interrupted\n":
+                if call("-i", NAME, "--interrupt", "--client", str(cell.pid))[1] != "an interrupt was sent\n":
                     raise
                 cell.communicate()
         except KeyboardInterrupt:
@@ -6344,7 +6358,7 @@ class Console(code.InteractiveConsole):
 def call(*options):
     """The exit code of the client with these, and what it says; None and nothing where it takes long."""
     try:
-        done = subprocess.run((PROGRAM, "client") + options, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=1)
+        done = subprocess.run(CLIENT + list(options), stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=1)
     except subprocess.TimeoutExpired:
         return None, ""
     return done.returncode, done.stdout.decode()
@@ -6537,7 +6551,7 @@ and so that neither the tools nor the client need approval, in .claude/settings.
 
 /// What the doctor of the new program finds, but for what is good, and for PATH, of which `next_steps` has told.
 fn what_is_missing(dir: &Path) -> String {
-    let report = output_of(dir.join("mcp-py"), &["doctor"], PROGRAM_LIMIT);
+    let report = output_of(dir.join("mcp-py"), &["doctor"]);
     let is_missing = |line: &&str| !line.starts_with("ok") && !line.contains("is not on PATH");
     report.lines().filter(is_missing).map(|line| format!("\n{line}\n")).collect()
 }
@@ -6591,7 +6605,7 @@ type Fact = (&'static str, Finding);
 
 /// Prints facts, a line each; returns the exit code, which tells whether all that must be good is.
 fn tell(facts: Vec<Fact>) -> ExitCode {
-    let is_optional = |fact| matches!(fact, "installer" | "setting");
+    let is_optional = |fact| matches!(fact, "installer" | "output" | "setting");
     let mut report = String::new();
     let mut is_good = true;
     for (fact, finding) in facts {
@@ -6637,10 +6651,10 @@ fn doctor() -> Vec<Fact> {
         ("lsof", Ok(find_optional("lsof"))),
         ("host", Ok(host.unwrap_or("none".into()))),
         ("session", Ok(session)),
-        ("stale", Ok(format!("{stale} sockets of dead servers, which the next server removes"))),
-        ("saved", load_saved().map(|saved| format!("{} saved interpreters", saved.list.len()))),
+        ("stale", Ok(format!("sockets of dead servers, which the next server removes: {stale}"))),
+        ("saved", load_saved().map(|saved| format!("saved interpreters: {}", saved.list.len()))),
         ("configuration", check_saved_dir()),
-        ("output", check_writable(&env::temp_dir()).map_err(|why| why + " (TMPDIR names it)")),
+        ("output", check_writable(&env::temp_dir()).map_err(|why| why + " (TMPDIR names it; /tmp is used instead)")),
         ("sockets", check_writable(Path::new("/tmp"))),
     ];
     facts.extend(sessions_of_this_home().into_iter().map(|session| ("live", Ok(session))));
@@ -6672,7 +6686,7 @@ fn find_role(name: &str, own: &Path) -> Finding {
 /// What the base Python is, and where its environment is.
 fn find_environment(base: &Path) -> Result<(String, String), String> {
     let folder = saved_dir()?;
-    let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""], PROGRAM_LIMIT);
+    let text = output_of(base, &["-I", "-S", "-c", ENVIRONMENT, &folder.to_string_lossy(), "", ""]);
     match text.split_once('\0') {
         Some((is, environment)) => Ok((format!("{} is {is}", base.display()), environment.to_owned())),
         None => Err(format!(
@@ -6688,7 +6702,10 @@ fn find_installer(pythons: [Option<PathBuf>; 2]) -> Finding {
     if let Some(uv) = find_program("uv") {
         return Ok(uv.display().to_string());
     }
-    let pip_of = |python| output_of(python, &["-I", "-m", "pip", "--version"], PROGRAM_LIMIT);
+    if pythons.iter().all(Option::is_none) {
+        return Err("there is no uv, and pip is not looked for without a Python that works".into());
+    }
+    let pip_of = |python| output_of(python, &["-I", "-m", "pip", "--version"]);
     if let Some(version) = pythons.into_iter().flatten().map(pip_of).find(|version| version.starts_with("pip ")) {
         return Ok(version);
     }

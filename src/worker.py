@@ -822,7 +822,7 @@ def install_command(package, has_uv):
         return f"uv pip install --python {quoted(sys.executable)} {quoted(package)}"
     if PathFinder.find_spec("pip"):
         return f"{quoted(sys.executable)} -m pip install {quoted(package)}"
-    return "get uv, or pip for this Python (Debian: apt install python3-pip)"
+    return f"get uv, or pip for this Python ({quoted(sys.executable)} -m ensurepip, or Debian's python3-pip)"
 
 def entries(folder):
     try:
@@ -1103,7 +1103,7 @@ def note_changed_modules():
         return []
     users = users_of(changed) if len(changed) <= LISTED_MAX else []
     used = f", used by {listed(users)}" if users else ""
-    return [f"changed on disk since import: {listed(changed)}{used}. Reload these in this order with importlib.reload "
+    return [f"changed on disk since import: {listed(changed)}{used}. Reload them, in this order, with importlib.reload "
             "and import again what was taken from them, or start anew with reset(restart=true)"]
 
 def watch_new_modules():

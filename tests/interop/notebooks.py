@@ -682,7 +682,7 @@ def project():
         check("  nothing has changed", "changed on disk" not in answer.text, answer)
         answer = told_of_edit(session, folder, "calc.py", "def add(a, b):\n    return a + b\n")
         check_has("a module that was mended is named in the answer of the run", answer, "1 failed",
-                  "[mcp-py: changed on disk since import: calc, used by test_calc. Reload these in this order")
+                  "[mcp-py: changed on disk since import: calc, used by test_calc. Reload them, in this order,")
         answer = session.run(RELOAD + RUN)
         check_has("  reloaded, the test passes", answer, "1 passed", "<ExitCode.OK: 0>")
         answer = told_of_edit(session, folder, "test_calc.py", TEST + "\ndef test_more():\n    assert add(0, 0) == 0\n")

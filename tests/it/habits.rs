@@ -120,7 +120,7 @@ fn a_module_of_the_project_that_changed_is_named_once_with_who_imports_it() {
     has(
         &mut server,
         &text,
-        &["[mcp-py: changed on disk since import: inner, used by outer. Reload these in this order"],
+        &["[mcp-py: changed on disk since import: inner, used by outer. Reload them, in this order,"],
     );
     check(&mut server, "outer.value()", "1");
     check(&mut server, "importlib.reload(outer.inner); outer.value()", "20");
@@ -145,7 +145,7 @@ fn a_test_that_was_edited_is_named_in_the_answer_of_the_cell_that_runs_it() {
         told = server.ok(run); // looking is left out for a moment after each look
     }
     assert!(told.ends_with("\nFalse"), "{told}");
-    has(&mut server, &told, &["[mcp-py: changed on disk since import: test_it. Reload these"]);
+    has(&mut server, &told, &["[mcp-py: changed on disk since import: test_it. Reload them"]);
     server.ok("import importlib, test_it; importlib.reload(test_it)");
     let reloaded = server.ok(run);
     assert!(reloaded.ends_with("\nTrue"), "{reloaded}");

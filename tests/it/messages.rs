@@ -288,9 +288,9 @@ fn install_and_doctor(said: &mut Said) {
     server.ok("1");
     let report = uninstall(&folder.home(), &[]);
     let (start, rest) = report.split_once(" (").expect("a host");
-    let (_, end) = rest.split_once(", pid ").expect("a pid");
+    let (_, end) = rest.split_once(", server pid ").expect("a pid");
     let (_, end) = end.split_once(", ").expect("a time");
-    said.note("uninstall while a session runs", &format!("{start} (HOST, pid PID, {end}"));
+    said.note("uninstall while a session runs", &format!("{start} (HOST, server pid PID, {end}"));
     server.finish(DEADLINE);
     fs::write(folder.home().join(".claude-workspace/python_interpreter/interpreters.json"), "{}").unwrap();
     said.note("uninstall where a stranger's file is", &uninstall(&folder.home(), &["--dir", bin]));

@@ -349,7 +349,8 @@ fn the_console_leaves_when_its_session_has_ended() {
     server.kill(libc::SIGTERM);
     server.wait_exit(DEADLINE);
     terminal.press("1\n");
-    terminal.expect("the session has ended\n");
+    let shown = terminal.expect("the session has ended\n");
+    assert!(!shown.contains("MCP_PY_SOCKET"), "nobody has set it: {shown}");
     assert_eq!(terminal.exit_code(), 125);
 }
 
@@ -435,7 +436,8 @@ fn at_a_terminal_the_session_is_that_of_the_innermost_project_around() {
     // Of two it is not clear which is meant, and neither is that around both.
     let second = serve(&inner, "second");
     let (code, shown) = run_in(&inner, &path);
-    assert!(code == 125 && shown.starts_with("mcp-py-client: no session for this shell: "), "{shown}");
+    let why = "mcp-py-client: no session for this shell: this project has more than one";
+    assert!(code == 125 && shown.starts_with(why), "{shown}");
     let listed = shown.lines().filter(|line| line.contains(&format!("  {} (", inner.display())));
     assert_eq!(listed.count(), 2, "{shown}");
     drop(second);

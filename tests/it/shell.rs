@@ -489,7 +489,7 @@ fn the_exit_code_says_how_the_cell_ended() {
     let spinning = client(&socket, &["-c", "print('on', flush=True)\nwhile True: pass"]).spawn().unwrap();
     let mut spinning = spinning;
     spinning.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
-    expect(run(&socket, &["--interrupt"]), 0, "interrupted\n", "");
+    expect(run(&socket, &["--interrupt"]), 0, "an interrupt was sent\n", "");
     assert_eq!(said(spinning).0, 130);
     expect(run(&socket, &["--interrupt"]), 0, "nothing was running\n", "");
 }
@@ -503,7 +503,7 @@ fn list_vars_and_reset_say_that_they_wait_behind_a_busy_cell() {
     let mut told = [0; 29];
     waiting.stderr.as_mut().unwrap().read_exact(&mut told).expect("a note");
     assert_eq!(text(&told), "[mcp-py: waiting for its turn");
-    expect(run(&socket, &["--interrupt"]), 0, "interrupted\n", "");
+    expect(run(&socket, &["--interrupt"]), 0, "an interrupt was sent\n", "");
     assert!(server.wait(running).is_error);
     let (exit, out, _) = said(waiting);
     assert!(exit == 0 && out.contains('x'), "{exit} {out}");
@@ -852,7 +852,7 @@ fn an_unrelated_process_is_told_the_sessions_and_the_socket_to_give() {
     assert!(err.starts_with("mcp-py-client: no session for this shell: "), "{err}");
     let project = server.folder().project();
     let line = err.lines().find(|line| line.ends_with(&format!(" s): --socket {socket}"))).unwrap_or_default();
-    assert!(line.starts_with(&format!("  {} (claude, pid {}, up ", project.display(), server.pid())), "{err}");
+    assert!(line.starts_with(&format!("  {} (claude, server pid {}, up ", project.display(), server.pid())), "{err}");
 }
 
 #[test]

@@ -1731,7 +1731,7 @@ fn a_detached_cell_can_be_interrupted_and_its_process_restarted() {
     let begun = server.flag();
     assert_eq!(run(&socket, &["--detach", "-c", &format!("mark({begun:?})\nwhile True: pass")]).0, 0);
     server.expect_file(&begun);
-    expect_said(&run(&socket, &["--interrupt"]), 0, "interrupted\n", "");
+    expect_said(&run(&socket, &["--interrupt"]), 0, "an interrupt was sent\n", "");
     let (exit, _, err) = run(&socket, &["--wait"]);
     assert!(exit == 130 && err.contains("KeyboardInterrupt"), "{exit} {err}");
     let pid = server.worker_pid();

@@ -3,6 +3,19 @@
 use super::rpc::Message;
 use super::*;
 
+// ---- what installers say -------------------------------------------------------------------------------------------
+
+#[test]
+fn of_a_build_that_failed_the_cause_is_shown_and_not_what_pip_says_around_it() {
+    let said = "  error: subprocess-exited-with-error\n  \n  × Getting requirements to build wheel did not run successfully.\n  \
+                │ exit code: 1\n  ╰─> [3 lines of output]\n      running egg_info\n      Could not find gdal-config.\n      \
+                [end of output]\n  \n  note: This error originates from a subprocess, and is likely not a problem with \
+                pip.\nerror: subprocess-exited-with-error\n\n× Getting requirements to build wheel did not run \
+                successfully.\n│ exit code: 1\n╰─> See above for output.\n\nnote: This error originates from a \
+                subprocess, and is likely not a problem with pip.\n";
+    assert!(last_lines(said).ends_with("running egg_info; Could not find gdal-config."), "{}", last_lines(said));
+}
+
 // ---- mod rpc: messages ---------------------------------------------------------------------------------------------
 
 /// A message in one line, to compare with.
