@@ -189,7 +189,7 @@ const KILL_LIMIT: Duration = Duration::from_millis(100); // from SIGKILL to the 
 const IDLE_TICK: Duration = Duration::from_secs(60);
 const CANCEL_TICK: Duration = Duration::from_millis(10); // how often a thread asks whether its program is still wanted
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // README promises 20 s: hosts give up on silence
+const PROGRESS_AT_LEAST: Duration = Duration::from_secs(15); // hosts give up on silence
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2); // for ps, for lsof
 const LOCK_LIMIT: Duration = Duration::from_secs(5); // for another server's save
 const LOCK_RETRY: Duration = Duration::from_millis(5);
@@ -217,7 +217,7 @@ const MODERN: &str = "2026-07-28";
 const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const VERSIONS: [&str; 5] = [MODERN, LEGACY[0], LEGACY[1], LEGACY[2], LEGACY[3]];
 /// How the name of Gemini CLI begins. It parses the text of a result that has no `structuredContent` as JSON, and
-/// refuses the result where that is no object, as with `42`. An empty object keeps it from that.
+/// refuses the result where that is no object, as with `42`. An empty object keeps it from that. No error is JSON.
 const GEMINI_CLI: &str = "gemini-cli-mcp-client";
 const CACHE_MS: u64 = 3_600_000; // how long a modern client may keep our lists: they never vary while we run
 
@@ -262,7 +262,7 @@ const PYTHON: Setting = Setting {
 const HISTORY_DIR: Setting = Setting {
     name: "MCP_PY_HISTORY",
     default: "the session's directory",
-    means: "the folder that keeps what was run after the session",
+    means: "the folder that keeps the history after the session",
     can_be: |_| true, // `open_history` tries it
 };
 const SOCKET: Setting = Setting {
@@ -966,7 +966,7 @@ impl Frontend {
                     content.push(json!({"type": "image", "data": block, "mimeType": mime_type}));
                 }
                 let mut result = json!({"content": content, "isError": is_error});
-                if self.client.starts_with(GEMINI_CLI) {
+                if !is_error && matches!(reply_to, ReplyTo::Mcp { .. }) && self.client.starts_with(GEMINI_CLI) {
                     result["structuredContent"] = json!({});
                 }
                 self.reply(reply_to, result);
@@ -3481,7 +3481,8 @@ impl CellEnd {
         if self.exit == 0 && self.error.is_none() {
             return format!("ended after {}", span(took));
         }
-        let why = self.error.as_ref().or(self.notes.last()).and_then(|text| text.lines().last()).unwrap_or_default();
+        let why = self.error.as_ref().or(self.notes.last()).map_or("", |text| text.trim_end());
+        let why = why.rsplit(['\n', '\r']).next().unwrap_or_default(); // which both end a line for Python
         let colon = if why.is_empty() { "" } else { ": " }; // what exit("…") says is in the output
         format!("failed after {}{colon}{}", span(took), truncate_middle(why, PROGRESS_MESSAGE_CHARS))
     }
@@ -3590,6 +3591,9 @@ impl Overwritten {
                 if mem::take(&mut self.is_given_out) {
                     shown.push(b'\n');
                 }
+            }
+            if self.has_returned && self.line.len() > LINE_BYTES_HELD {
+                self.line.truncate(start); // escape sequences, of which a cell may write without end
             }
             if part.ends_with(b"\r") {
                 self.return_to_beginning(false);
@@ -4115,6 +4119,7 @@ impl OutputFiles {
         let mut text = String::new();
         reader.read_to_string(&mut text)?;
         let Some(code) = text.strip_prefix(header) else { return Ok(()) };
+        let code = code.replace("\r\n", "\n").replace('\r', "\n"); // which end a line for Python as well
         let comments: String = code.lines().map(|line| format!("# {line}\n")).collect();
         file.set_len(*at)?;
         file.write_all(format!("{header}{comments}").as_bytes())
@@ -4172,6 +4177,13 @@ fn temp_dir() -> PathBuf {
     }
 }
 
+/// Whether a directory has the name of one of ours. That of a user may begin in the same way.
+fn is_called_as_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let unique = name.strip_prefix(OUTPUT_DIR).unwrap_or_default();
+    unique.len() == 8 && unique.chars().all(|c| c.is_ascii_hexdigit())
+}
+
 /// Opens and locks this directory. None where it is not ours, somebody holds it, or the name leads elsewhere by now.
 fn hold_dir(path: &Path) -> Option<File> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
@@ -4202,11 +4214,7 @@ fn remove_the_dead() -> Vec<Fact> {
             removed.push(remove(path.into()));
         }
     }
-    for path in paths_in(temp_dir()) {
-        let name = path.file_name().unwrap_or_default();
-        if !name.as_bytes().starts_with(OUTPUT_DIR.as_bytes()) {
-            continue;
-        }
+    for path in paths_in(temp_dir()).into_iter().filter(|path| is_called_as_ours(path)) {
         if let Some(_held) = hold_dir(&path) {
             removed.push(remove(path));
         }
@@ -4905,7 +4913,9 @@ fn check_config(config: &Config) -> Result<PathBuf, String> {
 
 /// From pyvenv.cfg, without running anything.
 fn version_in_venv(python: &Path) -> Option<String> {
-    let text = fs::read_to_string(python.parent()?.parent()?.join("pyvenv.cfg")).ok()?;
+    let file = python.parent()?.parent()?.join("pyvenv.cfg");
+    let text = Some(file).filter(|file| file.is_file()).and_then(|file| read_limited(&file).ok())?;
+    let text = String::from_utf8_lossy(&text);
     let mut settings = text.lines().filter_map(|line| line.split_once('='));
     let (_, version) = settings.find(|(key, _)| matches!(key.trim(), "version" | "version_info"))?;
     Some(version.trim().splitn(4, '.').take(3).collect::<Vec<_>>().join("."))
@@ -6437,14 +6447,21 @@ fn uninstall(dir: Option<&OsString>, is_all: bool) -> Vec<Fact> {
         let refusal = |session| ("running", Err(format!("{session}: end its host first; nothing was removed")));
         return sessions.into_iter().map(refusal).collect();
     }
+    let folder = saved_dir().unwrap_or_default();
+    if fs::metadata(&folder).is_ok_and(|folder| folder.uid() != sys::user_id()) {
+        return vec![(
+            "not removed",
+            Err(format!("{}: it is another user's; run this as that user", folder.display())),
+        )];
+    }
     let own = own_path().unwrap_or_default();
     let dir = match own.parent() {
-        Some(own_dir) if dir.is_none() && is_made_by_us(&own, false) => own_dir.into(),
-        _ => fs::canonicalize(install_dir(dir).unwrap_or_default()).unwrap_or_default(),
+        Some(own_dir) if dir.is_none() && is_made_by_us(&own, false) => Some(own_dir.into()),
+        _ => install_dir(dir).ok().map(|given| fs::canonicalize(&given).unwrap_or(given)),
     };
-    let folder = saved_dir().unwrap_or_default();
     // The program goes before its links, by which it is known: what is cut short can be run again.
-    let places = paths_in(&folder).into_iter().chain(NAMES.map(|name| dir.join(name)));
+    let programs = dir.iter().flat_map(|dir| NAMES.map(|name| dir.join(name)));
+    let places = paths_in(&folder).into_iter().chain(programs);
     let places = places.filter(|path| fs::symlink_metadata(path).is_ok());
     let (made, others): (Vec<_>, Vec<_>) = places.partition(|path| is_made_by_us(path, is_all));
     let mut facts: Vec<Fact> = made.into_iter().map(remove).chain(remove_the_dead()).collect();
@@ -6477,7 +6494,7 @@ fn is_made_by_us(path: &Path, is_all: bool) -> bool {
     match path.file_name().and_then(OsStr::to_str).unwrap_or_default() {
         "mcp-py" => file.is_file() && NAMES.iter().any(|name| leads_to_program(&dir.join(name), dir)),
         "mcp-py-server" | "mcp-py-client" => leads_to_program(path, dir),
-        "interpreters.json" => file.is_file() && is_all,
+        "interpreters.json" => is_all && !file.is_dir(),
         "console_history" | "environments.lock" | "interpreters.lock" | "interpreters.new" => file.is_file(),
         name => file.is_dir() && (name == "cells" || name.starts_with("env-3.")),
     }
@@ -6570,7 +6587,7 @@ fn try_both_roles(dir: &Path) -> io::Result<()> {
     let mut server = Command::new(dir.join("mcp-py-server")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let hello = json!({"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": {}});
     ask_server(&mut server, "initialize", hello)?;
-    let cell = json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x"}});
+    let cell = json!({"name": "execute", "arguments": {"code": "x = 1 + 1; x", "wait": 60, "timeout": 60}});
     let answer = ask_server(&mut server, "tools/call", cell)?;
     expect_two("MCP", answer["result"]["content"][0]["text"].as_str().unwrap_or_default())?;
     let info = ask_server(&mut server, "tools/call", json!({"name": "get_session_info"}))?;
@@ -6860,7 +6877,8 @@ fn process_in(folder: &Path) -> Option<(i32, ProcessEntry)> {
 /// leader is not, nor what frees shared memory for multiprocessing and joblib, which ends by itself.
 fn younger_members(group: i32, since: Instant) -> Vec<i32> {
     let mut lines = listing("ps", &["-A", "-ww", "-o", "pid=,pgid=,etime=,args="]);
-    if lines.trim().is_empty() {
+    let own = std::process::id().to_string();
+    if !lines.split_ascii_whitespace().any(|word| word == own) {
         lines = paths_in("/proc").iter().filter_map(|folder| member_in(folder)).collect();
     }
     let age_max = since.elapsed().as_secs();

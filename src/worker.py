@@ -191,7 +191,7 @@ siblings = {}  # by name, the modules beside a script that it has loaded
 lent = []  # what undoes `lend`: may be called twice, and is dropped when it is through
 may_fail = {}  # by cell, or by the file that it is: the lines in which an import may fail
 named_files = {}  # by file, which cell it holds: see file_with
-kept = [(0, "")]  # cells whose lines are kept, oldest first: a running total of characters, the cell's name
+kept = [(0, "", None)]  # cells whose lines are kept, oldest first: a running total of characters, its name and entry
 asyncio = None  # once a cell has awaited
 loop = None  # of top-level await: one for the interpreter's life
 cell_awaits = False  # whether this cell has run the loop
@@ -441,12 +441,13 @@ def remember_source(code, name):
     sources[name] = (len(code), None, list(StringIO(code.rstrip("\r\n") + "\n", newline=None)), name)
     was_cleared = kept[-1][1] not in linecache.cache  # as line_profiler does
     linecache.cache.update(sources if was_cleared else {name: sources[name]})
-    kept.append((kept[-1][0] + len(code) + 500, name))  # about what the rest takes
+    kept.append((kept[-1][0] + len(code) + 500, name, sources[name]))  # about what the rest takes
     while kept[-1][0] - kept[0][0] > SOURCES_CHARS_MAX:
-        oldest = kept.pop(0)[1]
-        sources.pop(oldest, None)
-        linecache.cache.pop(oldest, None)
-        may_fail.pop(oldest, None)
+        _, oldest, entry = kept.pop(0)
+        if sources.get(oldest) is entry:  # else it was run again since
+            sources.pop(oldest, None)
+            linecache.cache.pop(oldest, None)
+            may_fail.pop(oldest, None)
 
 def needs_file(code):
     if any(map(modules.__contains__, PROFILERS)):
@@ -831,6 +832,8 @@ def entries(folder):
         return []
 
 def lines_of(path):
+    if not os.path.isfile(path):  # to read a device or a pipe might never end
+        return []
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
@@ -856,8 +859,9 @@ def find_module(name, folder):
         path = f"{folder}/{entry}"
         if stem == name and (kind == "py" or entry.endswith((".so", ".pyd")) or not kind and has_code(path)):
             return True
-        if "editable" in entry and any(repr(name) in line for line in lines_of(path)):
-            return True  # in the table that setuptools or another builder makes
+        is_table = entry.startswith("_") and "editable" in entry and kind.endswith(("py", "pth"))  # of a builder
+        if is_table and any(repr(name) in line for line in lines_of(path)):
+            return True
     return False
 
 def has_code(folder):
@@ -1222,13 +1226,16 @@ def details(value):
         return "None"
     if kind is MODULE:
         return f"module {value.__dict__.get('__name__')}"
-    if kind in (int, float, complex, bool) and not abs(value) >= 1e100 or kind in (str, bytes) and len(value) <= 60:
+    is_short = kind is complex or kind in (str, bytes) and len(value) <= 60
+    if is_short or kind in (int, float, bool) and not abs(value) >= 1e100:
         return f"{name} {value!r}"
     if is_of_home and home in ("builtins", "collections", "array") and name in SIZED:
         return f"{name} of length {len(value)}"
     if is_of_home and home.partition(".")[0] in SHAPED:
         shape = getattr(value, "shape", None)
-        return f"{name} {value}" if shape == () else f"{name} {tuple(shape)}" if isinstance(shape, tuple) else name
+        if shape == () and getattr(value, "dtype", None) != object:  # whose object would format itself
+            return f"{name} {value}"
+        return f"{name} {tuple(shape)}" if isinstance(shape, tuple) else name
     return name
 
 SIZED = "str bytes bytearray list tuple dict set frozenset range OrderedDict defaultdict Counter deque array".split()

@@ -102,6 +102,17 @@ fn a_cell_that_ends_by_exit_says_so() {
     check(&mut server, "def main(): return 0\nif __name__ == '__main__':\n    sys.exit(main())\n", "");
 }
 
+/// What is kept of cells has a limit; a cell that is run again is kept for its last run.
+#[test]
+fn a_long_cell_that_ends_by_exit_says_so_however_often_it_is_run() {
+    let mut server = Server::start();
+    let code = format!("import sys  # cache=True {}\nif 1:\n    sys.exit(0)\nprint(2)", "x".repeat(1_000_000));
+    for _ in 0..20 {
+        let text = server.ok(&code);
+        has(&mut server, &text, &["[mcp-py: SystemExit ended the cell in line 3: what follows was not run]"]);
+    }
+}
+
 fn start_with_modules(folder: &Folder) -> Server {
     fs::write(folder.project().join("inner.py"), "def value(): return 1\n").unwrap();
     fs::write(folder.project().join("outer.py"), "import inner\ndef value(): return inner.value()\n").unwrap();
@@ -229,6 +240,7 @@ fn list_vars_tells_types_shapes_lengths_and_short_values() {
             __len__ = Hangs.__len__
         x, y, text, long, items = 5, 2.5, 'abc', 'a' * 10_000, [1, 2, 3]
         big, none, hangs, liar = 10 ** 5000, None, Hangs(), Liar()
+        far = complex(1.7e308, 1.7e308)
         import os
         def f(): pass
     "));
@@ -240,6 +252,7 @@ fn list_vars_tells_types_shapes_lengths_and_short_values() {
         "long: str of length 10000",
         "items: list of length 3",
         "big: int",
+        "far: complex (1.7e+308+1.7e+308j)",
         "none: None",
         "hangs: Hangs",
         "liar: Liar",

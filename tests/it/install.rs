@@ -69,6 +69,16 @@ fn install_in_an_empty_home_ends_with_a_python_answer_through_both_doors() {
 }
 
 #[test]
+fn install_tries_what_it_made_whatever_the_settings_are() {
+    let folder = Folder::new();
+    let mut command = Command::new(binary());
+    command.arg("install").env_clear().env("HOME", folder.home()).env("TMPDIR", folder.tmp());
+    command.env("PATH", "/usr/bin:/bin").env("MCP_PY_PYTHON", python()).env("MCP_PY_WAIT", "0");
+    let output = command.output().unwrap();
+    assert!(text(&output.stdout).contains("x = 1 + 1 by MCP, then x by the client: 2"), "{output:?}");
+}
+
+#[test]
 fn install_may_be_run_again_while_a_server_runs_and_that_server_goes_on() {
     let folder = Folder::new();
     let dir = folder.path().join("a folder/of its own");

@@ -671,8 +671,9 @@ fn a_folder_without_code_another_project_and_another_case_are_no_module_of_the_p
     write(project.join("src/zz_checkout/docs/conf.py"), "");
     write(project.join("src/ZZ_Case.py"), "");
     write(project.join("src/zz_text.txt"), "");
+    write(project.join("contenteditable.js"), "'zz_file'"); // no table of a builder
     let mut server = Server::with(|builder| with_uv(&folder, builder).env("CLAUDE_PROJECT_DIR", &project));
-    for name in ["zz_data", "zz_checkout", "zz_case", "zz_text"] {
+    for name in ["zz_data", "zz_checkout", "zz_case", "zz_text", "zz_file"] {
         let text = server.ok(&format!("import {name}; {name}.value"));
         assert_eq!(text, format!("[mcp-py: installed {name} 1.5]\n42"));
     }

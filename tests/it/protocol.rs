@@ -961,17 +961,24 @@ fn gemini_cli_gets_an_empty_structure_and_other_hosts_none() {
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {},
                             "clientInfo": {"name": name, "version": "1"}});
         server.request("initialize", params);
-        for (tool, arguments) in [
-            ("execute", json!({"code": "6 * 7"})),
-            ("execute", json!({"code": "1 / 0"})),
-            ("list_vars", json!({})),
-            ("interrupt", json!({"interpreter": "nobody"})),
+        for (tool, arguments, structure) in [
+            ("execute", json!({"code": "6 * 7"}), &structure),
+            ("list_vars", json!({}), &structure),
+            // An error is no JSON. Where its tool has a schema, an empty object would not be of it.
+            ("execute", json!({"code": "1 / 0"}), &Value::Null),
+            ("add_interpreter", json!({"name": "x", "python_path": "/nowhere"}), &Value::Null),
         ] {
             let result = server.request("tools/call", json!({"name": tool, "arguments": arguments}))["result"].clone();
-            assert_eq!(result["structuredContent"], structure, "{name}, {tool}: {result}");
+            assert_eq!(&result["structuredContent"], structure, "{name}, {tool}: {result}");
         }
         let told = server.call("get_session_info", json!({})).structured;
-        assert!(told["socket_path"].is_string(), "{told}");
+        let socket = told["socket_path"].as_str().expect("a socket");
+        // The client shows the text.
+        crate::procs::eventually(DEADLINE, "the socket is there", || std::path::Path::new(socket).exists());
+        server.ok("x = 5");
+        let mut client = std::process::Command::new(crate::client::binary());
+        let output = client.args(["client", "--socket", socket, "--list-vars"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "x\n", "{output:?}");
     }
 }
 

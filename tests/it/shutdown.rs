@@ -464,6 +464,8 @@ fn the_next_server_removes_what_a_killed_one_left_and_nothing_else() {
     fs::create_dir(&foreign).expect("a directory");
     let file = folder.tmp().join("python-interpreter-mcp-py-note.txt");
     fs::write(&file, "mine").expect("a file");
+    let unpacked = folder.tmp().join("python-interpreter-mcp-py-main");
+    fs::create_dir(&unpacked).expect("a directory");
 
     dead.kill(libc::SIGKILL);
     dead.wait_exit(DEADLINE);
@@ -477,7 +479,7 @@ fn the_next_server_removes_what_a_killed_one_left_and_nothing_else() {
     let directory = dead_file.parent().expect("a directory").to_path_buf();
     procs::eventually(DEADLINE, "the dead server's directory is removed", || !directory.exists());
     assert!(live_file.exists(), "the live server keeps its files");
-    assert!(foreign.exists() && file.exists(), "what is not ours stays");
+    assert!(foreign.exists() && file.exists() && unpacked.exists(), "what is not ours stays");
     assert_eq!(live.ok("1 + 1"), "2");
     spill(&mut live);
 }

@@ -16,7 +16,7 @@ use std::process::Command;
 /// The budgets of what a reader has to read: tokens in all, and tokens a line of code on average, so that lines are not
 /// packed to look short. The counting rule is in tokens.rs. On 2026-11-27 (commit fc0af27) main.rs had 41,833 and 13.2,
 /// worker.py 3,772 and 8.7.
-const MAIN_TOKENS_MAX: usize = 60_600;
+const MAIN_TOKENS_MAX: usize = 60_900;
 const MAIN_TOKENS_A_LINE_MAX: f64 = 11.5;
 const WORKER_TOKENS_MAX: usize = 9_000;
 const WORKER_TOKENS_A_LINE_MAX: f64 = 8.5;

@@ -1823,6 +1823,7 @@ fn environments_are_discovered_without_running_them() {
         marking_venv_at(&active, "home = /x\n"),
         marking_venv_at(&conda, ""),
     ];
+    symlink("/dev/zero", conda.join("pyvenv.cfg")).unwrap(); // a cloned project may have such a link: it has no end
     let mut server = start_with(&folder, |builder| {
         builder.env("VIRTUAL_ENV", &active).env("CONDA_PREFIX", &conda).cwd(folder.tmp())
     });

@@ -1839,13 +1839,21 @@ fn the_history_has_what_was_run_by_whom_when_and_how_it_ended() {
 #[test]
 fn the_history_is_python_also_after_cells_that_are_not() {
     let (mut server, socket) = start_with_bridge();
-    for code in ["x = '''never closed", "def f(:", "if True:\n  1\n 2", "\n\n(", "print('fine')  # ''' fine"] {
+    for code in [
+        "x = '''never closed",
+        "def f(:",
+        "if True:\n  1\n 2",
+        "\n\n(",
+        "raise ValueError(\"a\\r'''\")",
+        "(  # a\rb = '''",
+        "print('fine')  # ''' fine",
+    ] {
         server.exec(code);
         run(&socket, &["-c", code]);
     }
     let text = history(&mut server);
-    assert_eq!(text.matches("# %% cell ").count(), 11, "{text}");
-    assert_eq!(text.matches("# failed after ").count(), 8, "{text}");
+    assert_eq!(text.matches("# %% cell ").count(), 15, "{text}");
+    assert_eq!(text.matches("# failed after ").count(), 12, "{text}");
     has(&mut server, &text, &["# x = '''never closed\n", "\nprint('fine')  # ''' fine\n"]);
     let path = history_path(&mut server).expect("a path");
     check(&mut server, &format!("_ = compile(open({path:?}).read(), 'session.py', 'exec')"), "");

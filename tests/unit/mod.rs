@@ -873,6 +873,14 @@ fn given_out<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
 }
 
 #[test]
+fn escape_sequences_between_returns_are_not_kept_without_end() {
+    for repeated in ["\x1b[0m\r", "\x1b[0m\x1b[1A"] {
+        let text = format!("a\r{}", repeated.repeat(LINE_BYTES_HELD));
+        given_out(text.as_bytes().chunks(4096)); // which looks at what is kept
+    }
+}
+
+#[test]
 fn of_lines_that_are_written_over_the_last_stands_however_the_text_is_cut() {
     for (text, expected) in [
         ("", ""),
