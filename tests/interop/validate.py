@@ -397,6 +397,10 @@ class Check:
                 if schema.get("type") != "object":
                     self.violation("%s of %s is no object" % (name, member(tool, "name")))
 
+    def is_for_gemini(self):
+        before = [r for r in self.recording.requests if r.method == "initialize" and r.place < self.place]
+        return bool(before) and str(member(before[-1].message, "params", "clientInfo", "name")).startswith("gemini-cli-mcp-client")
+
     def called(self, version, tool, result):
         if tool not in self.listed:
             if self.listed:
@@ -404,7 +408,8 @@ class Check:
             return
         schema, failed = self.listed[tool], member(result, "isError")
         if schema is None:
-            if "structuredContent" in result:
+            empty_for_gemini = result.get("structuredContent") == {} and self.is_for_gemini()  # see GEMINI_CLI in main.rs
+            if "structuredContent" in result and not empty_for_gemini:
                 self.violation("structuredContent from %s, which lists no outputSchema" % tool)
             return
         if "structuredContent" not in result:
